@@ -1,0 +1,3 @@
+"""The layers of the Transformer, one idea a file."""
+
+from __future__ import annotations
