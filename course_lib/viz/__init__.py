@@ -1,3 +1,80 @@
-"""Pictures and explorers: this package draws arrays and knows no model."""
+"""Pictures and explorers: this package draws arrays and knows no model.
+
+Names are loaded on first use, so importing the package costs milliseconds.
+
+>>> from course_lib.viz import heatmap, use_course_style
+"""
 
 from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from course_lib.viz.attention import AttentionExplorer
+    from course_lib.viz.heatmaps import heatmap
+    from course_lib.viz.knob import Choice, Slider, Toggle, explore
+    from course_lib.viz.plots import (
+        bars,
+        compare_distributions,
+        lines,
+        scatter_words,
+    )
+    from course_lib.viz.style import Picture, figure, label, panels, show, use_course_style
+    from course_lib.viz.text import visible
+    from course_lib.viz.tokens import TokenizerExplorer
+
+_HOME = {
+    "AttentionExplorer": "attention",
+    "Choice": "knob",
+    "Picture": "style",
+    "Slider": "knob",
+    "Toggle": "knob",
+    "TokenizerExplorer": "tokens",
+    "bars": "plots",
+    "compare_distributions": "plots",
+    "explore": "knob",
+    "figure": "style",
+    "heatmap": "heatmaps",
+    "label": "style",
+    "lines": "plots",
+    "panels": "style",
+    "scatter_words": "plots",
+    "show": "style",
+    "use_course_style": "style",
+    "visible": "text",
+}
+
+__all__ = [
+    "AttentionExplorer",
+    "Choice",
+    "Picture",
+    "Slider",
+    "Toggle",
+    "TokenizerExplorer",
+    "bars",
+    "compare_distributions",
+    "explore",
+    "figure",
+    "heatmap",
+    "label",
+    "lines",
+    "panels",
+    "scatter_words",
+    "show",
+    "use_course_style",
+    "visible",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'course_lib.viz' has no attribute {name!r}")
+    # Stored under its name, so that this runs once for each.
+    value = getattr(import_module(f"course_lib.viz.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
