@@ -1,0 +1,90 @@
+"""The chapters: their order, what each builds, and which of them are open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One row of the chapter map.
+
+    name: "06_attention", as the files are called. title: as a person reads it.
+    builds: the library modules that this chapter builds; an exercise may use those of
+    earlier chapters and its own, never a later one's.
+    """
+
+    name: str
+    title: str
+    summary: str
+    builds: tuple[str, ...] = ()
+    open: bool = False
+
+    @cached_property
+    def number(self) -> int:
+        """6 for "06_attention"."""
+        return int(self.name[:2])
+
+    @cached_property
+    def topic(self) -> str:
+        """ "attention" for "06_attention": the first half of its exercise ids."""
+        return self.name[3:]
+
+
+CHAPTERS: tuple[Chapter, ...] = (
+    Chapter(
+        "00_welcome",
+        "Welcome",
+        "how the course works; vectors, matrices, tensors, broadcasting, shapes",
+        builds=("course_lib.shapes",),
+        open=True,
+    ),
+    Chapter("01_before_transformers", "Before Transformers", "alignment, n-grams, MLP, CNN, RNN, LSTM, GRU"),
+    Chapter("02_seq2seq_attention", "Sequence to sequence", "the bottleneck; Bahdanau and Luong attention"),
+    Chapter(
+        "03_tokenizers",
+        "Tokenizers",
+        "word, character, byte-level BPE, WordPiece, Unigram",
+        builds=("course_lib.tokenizers",),
+        open=True,
+    ),
+    Chapter("04_embeddings", "Embeddings", "lookup as a product, word2vec, static against contextual"),
+    Chapter("05_positional_encoding", "Positional encoding", "sinusoidal, learned, relative, RoPE, ALiBi"),
+    Chapter(
+        "06_attention",
+        "Attention",
+        "query, key and value; the six steps; the scale; masks; self and cross",
+        builds=("course_lib.layers.attention", "course_lib.layers.masks"),
+        open=True,
+    ),
+    Chapter("07_multi_head_attention", "Multi-head attention", "split, attend, merge, project; MQA and GQA"),
+    Chapter("08_residual_norm_ffn", "Residuals, norms, feed-forward", "the block, and why it trains"),
+    Chapter("09_encoder_decoder", "Encoder and decoder", "the whole Transformer of 2017"),
+    Chapter("10_translation", "Translation", "schedules, label smoothing, beam search, BLEU"),
+    Chapter("11_bert", "BERT", "masked language modelling and its descendants"),
+    Chapter("12_using_bert", "Using BERT", "classification, entities, question answering, distillation"),
+    Chapter("13_gpt", "GPT", "decoder-only pretraining on real text"),
+    Chapter("14_generation", "Generation", "sampling, KV cache, speculative decoding"),
+    Chapter("15_t5_bart", "T5 and BART", "span corruption and denoising"),
+    Chapter("16_fine_tuning", "Fine-tuning", "full fine-tuning, instructions, preferences"),
+    Chapter("17_lora", "LoRA", "low-rank adaptation and QLoRA"),
+    Chapter("18_peft_zoo", "The PEFT zoo", "adapters, BitFit, prefix and prompt tuning"),
+    Chapter("19_flash_attention", "FlashAttention", "online softmax and tiling, from NumPy to Triton"),
+    Chapter("20_long_context", "Long context", "Transformer-XL, Longformer, position interpolation"),
+    Chapter("21_vision_multimodal", "Vision and more", "ViT, MAE, a small CLIP"),
+    Chapter("22_training_at_scale", "Training at scale", "precision, compile, DDP and FSDP, scaling laws"),
+    Chapter("23_applications", "Applications", "embeddings, search, topics, RAG, prompting"),
+    Chapter("24_capstone", "Capstone", "a language model of your own, on the parts you wrote"),
+)
+
+BY_NAME = {chapter.name: chapter for chapter in CHAPTERS}
+BY_TOPIC = {chapter.topic: chapter for chapter in CHAPTERS}
+
+
+def builder_of(module: str) -> Chapter | None:
+    """The chapter that builds a library module, or None for the ground every chapter stands on."""
+    for chapter in CHAPTERS:
+        if any(module == built or module.startswith(built + ".") for built in chapter.builds):
+            return chapter
+    return None

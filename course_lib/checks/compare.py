@@ -1,0 +1,167 @@
+"""Where two normalised values first differ, as one sentence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .exercise import Exercise, Tolerance
+from .messages import sentence
+from .values import Array, Opaque, Raised
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One difference between an answer's values and the reference's. kind: a key of the sentences."""
+
+    case: str
+    kind: str
+    text: str
+
+
+def compare(
+    exercise: Exercise, case: str, expected: dict[str, Any], actual: dict[str, Any]
+) -> Finding | None:
+    """The first difference between two probes' values on one case, or None when they agree."""
+    for name, value in expected.items():
+        if name not in actual:
+            return Finding(case, "missing", sentence("missing", case=case, name=name))
+        found = difference(value, actual[name], exercise.tolerance_of(name), case, name)
+        if found:
+            return found
+    return None
+
+
+def same(exercise: Exercise, one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two probes' values agree within the exercise's tolerance."""
+    return compare(exercise, "", one, other) is None and set(one) == set(other)
+
+
+def difference(expected: Any, actual: Any, tolerance: Tolerance, case: str, name: str) -> Finding | None:
+    """The first difference between two values, or None. Arrays must agree in type, device, dtype, shape."""
+    if isinstance(expected, Array):
+        return _array_difference(expected, actual, tolerance, case, name)
+    if isinstance(expected, dict):
+        return _dict_difference(expected, actual, tolerance, case, name)
+    if isinstance(expected, list):
+        return _list_difference(expected, actual, tolerance, case, name)
+    return _scalar_difference(expected, actual, tolerance, case, name)
+
+
+def describe(value: Any) -> str:
+    """What a value is, in words: "a torch.Tensor", "a list", "text" …"""
+    if isinstance(value, Array):
+        return f"a {value.container}"
+    if isinstance(value, Opaque):
+        return (
+            value.type_name
+            if value.type_name.startswith(("a ", "an "))
+            else f"an object of type {value.type_name}"
+        )
+    if isinstance(value, Raised):
+        return f"an exception ({value.type_name})"
+    names = {str: "text", bool: "True or False", dict: "a dict", list: "a list", int: "an integer"}
+    names |= {float: "a number", bytes: "bytes", type(None): "None"}
+    return names[type(value)]
+
+
+def _finding(kind: str, case: str, name: str, **values: object) -> Finding:
+    return Finding(case, kind, sentence(kind, case=case, name=name, **values))
+
+
+def _array_difference(
+    expected: Array, actual: Any, tolerance: Tolerance, case: str, name: str
+) -> Finding | None:
+    if not isinstance(actual, Array) or actual.container != expected.container:
+        return _finding("type", case, name, actual=describe(actual), expected=describe(expected))
+    for kind in ("device", "shape", "dtype"):
+        want, got = getattr(expected, kind), getattr(actual, kind)
+        if want != got:
+            return _finding(kind, case, name, actual=got, expected=want)
+    wrong = ~_close(expected, actual, tolerance)
+    if not wrong.any():
+        return None
+    where = tuple(int(i) for i in np.argwhere(wrong)[0])
+    got, want = actual.data[where], expected.data[where]
+    kind = "nan" if _is_nan(got) else "value"
+    place = f"[{', '.join(map(str, where))}]" if where else "its only entry"
+    return _finding(kind, case, name, actual=_number(got), expected=_number(want), where=place)
+
+
+def _close(expected: Array, actual: Array, tolerance: Tolerance) -> np.ndarray:
+    if expected.data.dtype.kind not in "fc":
+        return np.asarray(expected.data == actual.data)
+    absolute, relative = tolerance.bounds(expected.dtype)
+    return np.isclose(actual.data, expected.data, rtol=relative, atol=absolute, equal_nan=True)
+
+
+def _dict_difference(
+    expected: dict[str, Any], actual: Any, tolerance: Tolerance, case: str, name: str
+) -> Finding | None:
+    if not isinstance(actual, dict):
+        return _finding("type", case, name, actual=describe(actual), expected="a dict")
+    for key, value in expected.items():
+        if key not in actual:
+            return _finding("missing", case, f"{name}[{key!r}]")
+        found = difference(value, actual[key], tolerance, case, f"{name}[{key!r}]")
+        if found:
+            return found
+    extra = sorted(set(actual) - set(expected))
+    if extra:
+        return _finding("length", case, name, actual=len(actual), expected=len(expected))
+    return None
+
+
+def _list_difference(
+    expected: list[Any], actual: Any, tolerance: Tolerance, case: str, name: str
+) -> Finding | None:
+    if not isinstance(actual, list):
+        return _finding("type", case, name, actual=describe(actual), expected="a list or tuple")
+    if len(expected) <= 24 and _is_flat(expected) and _is_flat(actual):
+        pairs = zip(expected, actual, strict=False)
+        if any(difference(want, got, tolerance, case, name) for want, got in pairs):
+            return _finding("scalar", case, name, actual=_shown(actual), expected=_shown(expected))
+    if len(expected) != len(actual):
+        return _finding("length", case, name, actual=len(actual), expected=len(expected))
+    for index, (want, got) in enumerate(zip(expected, actual, strict=True)):
+        found = difference(want, got, tolerance, case, f"{name}[{index}]")
+        if found:
+            return found
+    return None
+
+
+def _scalar_difference(
+    expected: Any, actual: Any, tolerance: Tolerance, case: str, name: str
+) -> Finding | None:
+    if isinstance(actual, Array) and actual.data.size == 1 and isinstance(expected, (int, float)):
+        actual = actual.data.reshape(()).item()
+    numbers = isinstance(expected, (int, float)) and isinstance(actual, (int, float))
+    if numbers and isinstance(expected, bool) == isinstance(actual, bool):
+        exact = isinstance(expected, int) and isinstance(actual, int)
+        absolute, relative = (0.0, 0.0) if exact else tolerance.bounds("float32")
+        if np.isclose(actual, expected, rtol=relative, atol=absolute, equal_nan=True):
+            return None
+    elif type(expected) is not type(actual):
+        return _finding("type", case, name, actual=describe(actual), expected=describe(expected))
+    elif expected == actual:
+        return None
+    return _finding("scalar", case, name, actual=_shown(actual), expected=_shown(expected))
+
+
+def _is_flat(items: list[Any]) -> bool:
+    return all(isinstance(item, (str, int, float, bytes)) for item in items)
+
+
+def _is_nan(value: Any) -> bool:
+    return bool(value != value)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, (float, np.floating)) else str(value)
+
+
+def _shown(value: Any, limit: int = 160) -> str:
+    text = f"{value:.6g}" if isinstance(value, float) else repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,45 @@
+"""The sentences that every check shares. What is particular to an exercise stands in its entry.
+
+A translated edition replaces this dictionary and the entries' text, never logic.
+"""
+
+from __future__ import annotations
+
+SENTENCES: dict[str, str] = {
+    "passed": "All {cases} cases passed.",
+    "not_started": "Not started yet: the answer cell still raises NotImplementedError.",
+    "raised": "On {case}, your code raised {type}: {message}",
+    "raised_at": "On {case}, your code raised {type} at `{source}`: {message}",
+    "timeout": "On {case}, your code was still running after {seconds:g} s and was stopped. Look for a loop "
+    "whose condition never becomes false.",
+    "memory": "On {case}, your code ran out of memory. Look for a tensor that is larger than it needs to be.",
+    "type": "On {case}, {name} is {actual}; expected {expected}.",
+    "device": "On {case}, {name} is on device '{actual}', the inputs are on '{expected}'. Create new tensors "
+    "on the device of the inputs, for example with `device=query.device`.",
+    "dtype": "On {case}, {name} has dtype {actual}; expected {expected}, the dtype of the inputs.",
+    "shape": "On {case}, {name} has shape {actual}; expected {expected}.",
+    "length": "On {case}, {name} has {actual} items; expected {expected}.",
+    "nan": "On {case}, {name} has NaN at {where}; expected {expected}.",
+    "value": "On {case}, {name} is {actual} at {where}; expected {expected}.",
+    "scalar": "On {case}, {name} is {actual}; expected {expected}.",
+    "missing": "On {case}, {name} is missing from what you returned.",
+    "step": "Your values agree with the reference up to “{before}”. The first that differs is “{after}”.",
+    "first_step": "The first value that differs from the reference is “{after}”.",
+    "forbidden": "{name} does this exercise's work, so it may not be used here. Write it yourself.",
+    "misconception": "This looks like: {name}.",
+    "hint": 'For a hint, run  hint("{id}")  – {left} of {total} left.',
+    "no_hint": "You have seen all {total} hints.",
+    "more_cases": "{failed} of {cases} cases failed.",
+    "unknown": "There is no exercise {id!r}. {near}",
+    "same_object": "The check was given the library's own {name}, not yours. Pass the one that you wrote.",
+    "device_note": "Run on {device}.",
+    "progress_lost": "Your progress could not be saved: {reason}. The verdict above still stands; run the "
+    "check again once that is mended.",
+    "progress_damaged": "The progress file was damaged and has been put aside as {kept}; progress goes on "
+    "from the copy before it.",
+}
+
+
+def sentence(key: str, **values: object) -> str:
+    """The sentence called `key`, with its blanks filled in."""
+    return SENTENCES[key].format(**values)
