@@ -30,6 +30,8 @@ def as_array(values: object, name: str, dimensions: Sequence[int]) -> FloatArray
 def _as_numpy(values: Any, name: str) -> FloatArray:
     if hasattr(values, "detach"):
         values = values.detach().cpu().double().numpy()
+    if isinstance(values, list | tuple) and any(hasattr(entry, "detach") for entry in values):
+        values = [_as_numpy(entry, name) for entry in values]
     try:
         return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:

@@ -12,13 +12,14 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
 from course_lib.viz.arrays import BoolArray, FloatArray, as_array, as_mask, check_labels
-from course_lib.viz.style import HEIGHT, WIDTH, Picture, figure
+from course_lib.viz.style import HEIGHT, WIDTH, Picture, figure, in_course_style
 from course_lib.viz.text import display_width, visible
 
 _NUMBERS_UP_TO_COLUMNS = 14
 _NUMBERS_UP_TO_ROWS = 12
 
 
+@in_course_style
 def heatmap(
     matrix: Any,
     row_labels: Sequence[str],
@@ -78,7 +79,7 @@ def _label_axes(axes: Axes, rows: list[str], columns: list[str]) -> None:
         for tick in axes.get_xticklabels():
             tick.set(horizontalalignment="right", rotation_mode="anchor")
     axes.set_yticks(range(len(rows)), [visible(text) for text in rows])
-    axes.tick_params(length=0)
+    axes.tick_params(length=0, labelsize=7 if max(len(rows), len(columns)) > 16 else 9)
     axes.spines[:].set_visible(False)
 
 

@@ -22,6 +22,7 @@ from course_lib.viz.style import (
     WIDTH,
     Picture,
     figure,
+    in_course_style,
 )
 from course_lib.viz.text import display_width, visible
 
@@ -38,6 +39,7 @@ def _check_series(series: Series, name: str) -> None:
         )
 
 
+@in_course_style
 def bars(
     series: Series,
     categories: Sequence[str],
@@ -85,6 +87,7 @@ def mean_and_error(values: FloatArray) -> tuple[FloatArray, FloatArray | None]:
     return values.mean(axis=0), values.std(axis=0, ddof=1) / np.sqrt(runs)
 
 
+@in_course_style
 def lines(
     x: Any,
     series: Series,
@@ -164,6 +167,7 @@ def compare_distributions(
     )
 
 
+@in_course_style
 def scatter_words(
     points: Any,
     labels: Sequence[str],

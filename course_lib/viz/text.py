@@ -60,3 +60,15 @@ def display_width(text: str) -> int:
             continue
         columns += 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
     return columns
+
+
+def shorten(text: str, most: int) -> str:
+    """The text cut to `most` columns, with `…` for what was cut."""
+    if display_width(text) <= most:
+        return text
+    kept = ""
+    for character in text:
+        if display_width(kept + character) >= most:
+            break
+        kept += character
+    return kept + "…"
