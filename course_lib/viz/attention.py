@@ -231,8 +231,8 @@ def _head_table(data: AttentionData, layer: int, head: int) -> str:
     for query, token in enumerate(data.queries[:_STATIC_TOKENS]):
         cells = "".join(_cell(data, layer, head, query, key) for key in range(len(keys)))
         rows.append(f'<tr><th style="{_HEADING}">{_short(token)}</th>{cells}</tr>')
-    style = "border-collapse:collapse;margin:4px 16px 4px 0;font-size:11px;color:#000;background:#fff;text-align:center"
-    return f'<table style="{style}">{"".join(rows)}</table>'
+    style = "border-collapse:collapse;margin:4px 16px 4px 0;font-size:11px;text-align:center"
+    return f'<table style="{style};color:#000;background:#fff">{"".join(rows)}</table>'
 
 
 def _cell(data: AttentionData, layer: int, head: int, query: int, key: int) -> str:
