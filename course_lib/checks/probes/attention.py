@@ -16,10 +16,7 @@ def causal_mask(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
 
 def sdpa(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     """Output and weights, and the gradients of a weighted sum of the output."""
-    inputs = [
-        tensor(case[name], case.device, case["dtype"], requires_grad=True)
-        for name in ("query", "key", "value")
-    ]
+    inputs = [_input(case, name) for name in ("query", "key", "value")]
     mask = None if case["mask"] is None else tensor(case["mask"], case.device)
     returned = answer(*inputs, mask)
     if not isinstance(returned, tuple) or len(returned) != 2:
@@ -33,3 +30,112 @@ def sdpa(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
             for name, given in zip(("query", "key", "value"), inputs, strict=True)
         }
     return values
+
+
+def _input(case: Case, name: str) -> Any:
+    """A leaf tensor; in the layout "transposed" its rows do not lie one after another in memory."""
+    made = tensor(case[name], case.device, case["dtype"])
+    if case["layout"] == "transposed":
+        made = made.transpose(-2, -1).contiguous().transpose(-2, -1)
+    return made.requires_grad_()
+
+
+def cross(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
+    """The parameters' shapes; with the case's weights loaded, output, weights and the inputs' gradients."""
+    import torch
+
+    sizes = {name: case[name] for name in ("d_model", "d_k", "d_v") if case[name] is not None}
+    module = answer(**sizes, bias=True) if case["bias"] else answer(**sizes)
+    is_module = isinstance(module, torch.nn.Module)
+    values: dict[str, Any] = {"what the class makes": "a Module" if is_module else type(module).__name__}
+    if not is_module:
+        return values
+    state = {name: tensor(array) for name, array in case["state"].items()}
+    values["the table of parameters"] = _shapes(module.state_dict())
+    if values["the table of parameters"] != _shapes(state):
+        return values
+    module.load_state_dict(state)
+    return values | _outcome(module.to(case.device), case)
+
+
+def _shapes(state: Any) -> dict[str, list[int]]:
+    return {name: list(parameter.shape) for name, parameter in state.items()}
+
+
+def _outcome(module: Any, case: Case) -> dict[str, Any]:
+    hidden_states = tensor(case["hidden_states"], case.device, requires_grad=True)
+    given: dict[str, Any] = {}
+    if case["context"] is not None:
+        given["context"] = tensor(case["context"], case.device, requires_grad=True)
+    if case["mask"] is not None:
+        given["mask"] = tensor(case["mask"], case.device)
+    returned = module(hidden_states, **given)
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        return {"what forward returned": returned}
+    output, weights = returned
+    (output * tensor(case["direction"], case.device)).sum().backward()
+    values = {"the output": output, "the weights": weights}
+    values["the gradient of hidden_states"] = hidden_states.grad
+    if "context" in given:
+        values["the gradient of context"] = given["context"].grad
+    return values
+
+
+def saturation(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
+    """The two lists of norms and the width that the answer names."""
+    queries = [tensor(array, case.device, case["dtype"]) for array in case["queries"]]
+    keys = [tensor(array, case.device, case["dtype"]) for array in case["keys"]]
+    returned = answer(queries, keys)
+    if not isinstance(returned, tuple) or len(returned) != 3:
+        return {"what you returned": returned}
+    return {
+        "the mean norm with the scale": returned[0],
+        "the mean norm without the scale": returned[1],
+        "the width": returned[2],
+    }
+
+
+def chunked(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
+    """The output, and whether the tensors that were alive at once stayed within the case's budget."""
+    import torch
+
+    inputs = [tensor(case[name], case.device, case["dtype"]) for name in ("query", "key", "value")]
+    size = inputs[0].element_size()
+    memory = _live_memory(inputs)
+    with torch.no_grad(), memory:
+        output = answer(*inputs, case["chunk"], causal=case["causal"])
+    peak, budget = memory.peak // size, case["budget"]
+    over = f"{peak:,} numbers, more than the budget of {budget:,}"
+    return {
+        "the output": output,
+        "the most held at once": f"within the budget of {budget:,} numbers" if peak <= budget else over,
+    }
+
+
+def _live_memory(inputs: list[Any]) -> Any:
+    """A mode that keeps in `peak` the most bytes of new tensors that were alive after any operation."""
+    import torch
+    from torch.multiprocessing.reductions import StorageWeakRef
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    class LiveMemory(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.peak = 0
+            self.given = {StorageWeakRef(given.untyped_storage()) for given in inputs}
+            self.alive: dict[Any, int] = {}
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            for leaf in tree_leaves(result):
+                if isinstance(leaf, torch.Tensor):
+                    storage = leaf.untyped_storage()
+                    reference = StorageWeakRef(storage)
+                    if reference not in self.given:
+                        self.alive[reference] = storage.nbytes()
+            self.alive = {ref: size for ref, size in self.alive.items() if not ref.expired()}
+            self.peak = max(self.peak, sum(self.alive.values()))
+            return result
+
+    return LiveMemory()
