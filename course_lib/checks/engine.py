@@ -119,12 +119,13 @@ def run_answer(exercise: Exercise, answer: Any, cases: Sequence[Case]) -> list[d
     return results
 
 
+TRACING_IS_SLOWER = 5
 _STOPPING = ("NotImplementedError", "ForbiddenCall", "TimeLimitReached")
 
 
 def _run_guarded(exercise: Exercise, answer: Any, case: Case) -> dict[str, Any] | Raised:
     try:
-        with time_limit(exercise.seconds), forbid(exercise.forbidden):
+        with forbid(exercise.forbidden), time_limit(exercise.seconds):
             return _run_probe(exercise, answer, case)
     except TimeLimitReached:
         return Raised("TimeLimitReached", f"{exercise.seconds:g}")
@@ -213,7 +214,7 @@ def _departure(exercise: Exercise, answer: Any, cases: Sequence[Case], name: str
     trace = Trace()
     try:
         steps = exercise.steps(case)
-        with time_limit(exercise.seconds), trace:
+        with time_limit(TRACING_IS_SLOWER * exercise.seconds), trace:
             _run_probe(exercise, answer, case)
     except (Exception, SystemExit):
         if not trace.arrays:

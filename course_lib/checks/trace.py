@@ -24,7 +24,8 @@ class Trace:
     def __init__(self, own_file: Callable[[str], bool] | None = None) -> None:
         self.arrays: list[np.ndarray] = []
         self._own_file = own_file or _not_installed
-        self._mode: Any = None
+        # Made here, not on entry: torch's first import for it takes a second that is not the answer's.
+        self._mode: Any = _recording_mode(self) if "torch" in sys.modules else None
         self._before: Any = None
         self._last: dict[str, np.ndarray] = {}
 
@@ -44,8 +45,7 @@ class Trace:
             self.arrays.append(array.data)
 
     def __enter__(self) -> Trace:
-        if "torch" in sys.modules:
-            self._mode = _recording_mode(self)
+        if self._mode is not None:
             self._mode.__enter__()
         self._before = sys.gettrace()
         sys.settrace(self._on_call)

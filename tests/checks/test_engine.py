@@ -1,0 +1,270 @@
+"""The engine that decides. Oracle: a tiny exercise whose answers are right or wrong by construction."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from course_lib.checks.engine import evaluate
+from course_lib.checks.exercise import Case, Exercise, Misconception, Tolerance
+from course_lib.checks.guard import ForbiddenCall, forbid
+from course_lib.checks.probes import tensor
+from course_lib.checks.registry import get
+
+
+def centre(x: torch.Tensor) -> torch.Tensor:
+    return x - x.mean(dim=-1, keepdim=True)
+
+
+TINY = Exercise(
+    id="welcome/tiny",
+    title="Centre the rows",
+    points=2,
+    minutes=1,
+    difficulty=1,
+    cases=lambda rng: [
+        Case("a square", {"x": rng.normal(size=(3, 3)).astype(np.float32)}),
+        Case("a wide one", {"x": rng.normal(size=(2, 5)).astype(np.float32)}, hidden=True),
+    ],
+    probe=lambda answer, case: {"the result": answer(tensor(case["x"], case.device))},
+    reference=centre,
+    also_right=(lambda x: (x.T - x.mean(1)).T, lambda x: x - x.sum(-1)[:, None] / x.shape[-1]),
+    misconceptions=(
+        Misconception("the mean runs over columns", lambda x: x - x.mean(dim=0), "Use the last axis."),
+        Misconception("the whole mean", lambda x: x - x.mean(), "One mean for each row."),
+    ),
+    steps=lambda case: {
+        "the mean of each row": case["x"].mean(-1),
+        "the difference": case["x"] - case["x"].mean(-1, keepdims=True),
+    },
+    hints=("a", "b", "c"),
+    seconds=2.0,
+)
+
+
+def sentences(answer: object, exercise: Exercise = TINY) -> str:
+    verdict = evaluate(exercise, answer, seed=3)
+    assert not verdict.passed
+    assert verdict.earned == 0
+    assert all("\n" not in line for line in verdict.sentences())
+    return " ".join(verdict.sentences())
+
+
+def test_a_right_answer_earns_its_points() -> None:
+    verdict = evaluate(TINY, centre, seed=3)
+    assert (verdict.status, verdict.earned, verdict.cases) == ("passed", 2, 2)
+
+
+def test_an_unfinished_answer_is_not_started_rather_than_wrong() -> None:
+    def answer(x: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    assert evaluate(TINY, answer).status == "not started"
+
+
+def test_the_misconception_is_named_with_its_sentence() -> None:
+    verdict = evaluate(TINY, lambda x: x - x.mean(0, keepdim=True), seed=3)
+    assert verdict.misconception == "the mean runs over columns"
+    assert verdict.sentences()[:2] == ["This looks like: the mean runs over columns.", "Use the last axis."]
+
+
+def test_an_answer_wrong_on_one_case_only_is_matched_on_that_case() -> None:
+    def answer(x: torch.Tensor) -> torch.Tensor:
+        return centre(x) if x.shape[0] == x.shape[1] else x - x.mean()
+
+    assert evaluate(TINY, answer, seed=3).misconception == "the whole mean"
+
+
+def test_two_mistakes_that_no_misconception_explains_name_the_step() -> None:
+    verdict = evaluate(TINY, lambda x: x + x.mean(dim=-1, keepdim=True), seed=3)
+    assert verdict.misconception is None
+    assert verdict.step is not None
+    assert "agree with the reference up to “the mean of each row”" in verdict.step
+    assert "“the difference”" in verdict.step
+
+
+def test_the_first_step_is_named_when_no_step_agrees() -> None:
+    verdict = evaluate(TINY, lambda x: x * 2, seed=3)
+    assert verdict.step == "The first value that differs from the reference is “the mean of each row”."
+
+
+def test_steps_of_numpy_code_are_found_among_its_locals() -> None:
+    def answer(x: torch.Tensor) -> torch.Tensor:
+        rows = x.numpy()
+        mean = rows.mean(axis=-1)
+        return torch.from_numpy(rows + mean[:, None])
+
+    verdict = evaluate(TINY, answer, seed=3)
+    assert verdict.step is not None and "up to “the mean of each row”" in verdict.step
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (lambda x: centre(x).numpy(), "the result is a numpy.ndarray; expected a torch.Tensor"),
+        (lambda x: None, "the result is None; expected a torch.Tensor"),
+        (lambda x: object(), "an object of type object; expected a torch.Tensor"),
+        (lambda x: centre(x).double(), "has dtype float64; expected float32"),
+        (lambda x: centre(x)[:, :1], "has shape (3, 1); expected (3, 3)"),
+        (lambda x: centre(x) * float("nan"), "has NaN at [0, 0]"),
+        (lambda x: torch.empty_like(x, device="meta"), "is on device 'meta', the inputs are on 'cpu'"),
+        (lambda x: x @ torch.ones(7, 7), "raised RuntimeError at `(lambda x: x @ torch.ones(7, 7)"),
+        (lambda x: x.no_such_thing, "raised AttributeError"),
+    ],
+)
+def test_bad_values_get_one_clear_sentence(answer: Callable[..., Any], expected: str) -> None:
+    assert expected in sentences(answer)
+
+
+def test_an_exit_is_a_failure_and_not_the_end() -> None:
+    def answer(x: torch.Tensor) -> torch.Tensor:
+        raise SystemExit(0)
+
+    assert "raised SystemExit" in sentences(answer)
+
+
+def test_an_endless_loop_is_stopped_and_said() -> None:
+    def answer(x: torch.Tensor) -> torch.Tensor:
+        while True:
+            pass
+
+    started = time.monotonic()
+    verdict = evaluate(replace(TINY, seconds=0.3), answer)
+    assert verdict.status == "timeout"
+    assert "still running after 0.3 s" in verdict.sentences()[0]
+    assert time.monotonic() - started < 5
+
+
+def test_a_loop_that_swallows_the_interrupt_once_is_stopped_all_the_same() -> None:
+    def answer(x: torch.Tensor) -> torch.Tensor:
+        for _ in range(2):
+            try:
+                while True:
+                    pass
+            except BaseException:
+                continue
+        while True:
+            pass
+
+    assert evaluate(replace(TINY, seconds=0.2), answer).status == "timeout"
+
+
+def test_memory_that_is_not_there_gets_its_own_sentence() -> None:
+    assert "ran out of memory" in sentences(lambda x: torch.empty(1 << 60))
+
+
+def test_an_answer_that_changes_its_input_does_not_change_what_is_right() -> None:
+    def answer(x: torch.Tensor) -> torch.Tensor:
+        x -= x.mean(dim=-1, keepdim=True)
+        return x
+
+    assert evaluate(TINY, answer).passed
+
+
+def test_hidden_only_leaves_the_public_cases_out() -> None:
+    assert evaluate(TINY, centre, hidden_only=True).cases == 1
+
+
+def test_fresh_cases_are_drawn_each_time() -> None:
+    seen: list[np.ndarray] = []
+
+    def answer(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x.numpy().copy())
+        return centre(x)
+
+    evaluate(TINY, answer)
+    evaluate(TINY, answer)
+    assert not np.array_equal(seen[0], seen[2])
+
+
+def test_an_answer_cannot_pass_by_an_always_equal_object() -> None:
+    class Agreeable:
+        shape, dtype = (3, 3), torch.float32
+
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        def __array__(self, *args: object) -> np.ndarray:
+            return np.zeros((3, 3))
+
+    assert "expected a torch.Tensor" in sentences(lambda x: Agreeable())
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=20, deadline=None)
+def test_verdicts_do_not_depend_on_the_seed(seed: int) -> None:
+    assert evaluate(TINY, centre, seed=seed).passed
+    for wrong in TINY.misconceptions:
+        assert evaluate(TINY, wrong.answer, seed=seed).misconception == wrong.name
+
+
+def test_16_bit_floats_have_their_own_tolerance() -> None:
+    half = replace(
+        TINY,
+        tolerance=Tolerance(absolute=1e-6, relative=1e-6, half=2e-2),
+        probe=lambda answer, case: {"the result": answer(tensor(case["x"], dtype="bfloat16"))},
+    )
+    assert evaluate(half, lambda x: centre(x.float()).bfloat16(), seed=1).passed
+    assert not evaluate(half, lambda x: centre(x) * 1.1, seed=1).passed
+
+
+FORBIDDEN = (
+    "torch.nn.functional.scaled_dot_product_attention",
+    "course_lib.layers.masks.causal_mask",
+    "aten::_softmax",
+    "torch.nn.Linear",
+)
+
+
+def test_forbidden_calls_are_refused_under_any_alias() -> None:
+    import torch.nn.functional as functional
+
+    from course_lib.layers import masks
+    from course_lib.layers.masks import causal_mask as another_name
+
+    alias = getattr(functional, "scaled_dot_product" + "_attention")
+    q = torch.ones(1, 2, 4)
+    calls: list[Callable[[], object]] = [
+        lambda: alias(q, q, q),
+        lambda: another_name(3),
+        lambda: vars(masks)["causal_mask"](3),
+        lambda: torch.softmax(q, -1),
+        lambda: q.softmax(-1),
+        lambda: torch.nn.Softmax(-1)(q),
+        lambda: torch.nn.Linear(2, 2),
+    ]
+    for call in calls:
+        with pytest.raises(ForbiddenCall), forbid(FORBIDDEN):
+            call()
+    for call in calls:
+        call()
+
+
+def test_the_verdict_names_what_was_forbidden() -> None:
+    exercise = replace(TINY, forbidden=("torch.mean",))
+    verdict = evaluate(exercise, lambda x: x - torch.mean(x, -1, keepdim=True))
+    assert verdict.sentences()[0].startswith("torch.mean does this exercise's work")
+    assert evaluate(exercise, lambda x: x - x.sum(-1, keepdim=True) / x.shape[-1]).passed
+
+
+def test_an_unknown_exercise_is_answered_with_near_names() -> None:
+    with pytest.raises(KeyError, match="attention/sdpa"):
+        get("attention/sdp")
+
+
+def test_a_verdict_is_plain_data(tmp_path: object) -> None:
+    import json
+
+    row = json.loads(json.dumps(evaluate(TINY, lambda x: x - x.mean(0), seed=3).to_json()))
+    assert (row["status"], row["earned"], row["points"]) == ("failed", 0, 2)
+    assert row["misconception"] == "the mean runs over columns"
+    assert os.linesep not in row["sentences"][0]
