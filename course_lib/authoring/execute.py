@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -160,18 +160,24 @@ class _Execution:
         )
         kernel_environment = environment(self.runner.root, self.scratch)
         started = time.monotonic()
-        with self.runner.registered(self.manager):
+        with self.runner.registered(self.manager), (self.scratch / "kernel.log").open("wb") as log:
             setup = client.async_setup_kernel(
-                env=kernel_environment, cwd=str(self.job.folder), cleanup_kc=True
+                env=kernel_environment, cwd=str(self.job.folder), cleanup_kc=True, stdout=log, stderr=log
             )
-            try:
-                async with setup:
-                    await self._run_cells(client)
-            except DeadKernelError:
-                self._kernel_died()
+            await self._run_in(setup, client)
         self.result.seconds = time.monotonic() - started
         self._judge()
         return self.result
+
+    async def _run_in(self, setup: AbstractAsyncContextManager[None], client: NotebookClient) -> None:
+        try:
+            async with setup:
+                await self._run_cells(client)
+        except DeadKernelError:
+            self._kernel_died()
+        except RuntimeError as error:
+            # Also how jupyter_client says that the kernel never answered.
+            self._problem(f"could not be run: {_first_line(str(error))}{self._last_words()}")
 
     async def _run_cells(self, client: NotebookClient) -> None:
         watch = asyncio.ensure_future(self._watch_memory())
@@ -215,7 +221,14 @@ class _Execution:
     def _kernel_died(self) -> None:
         # Killed for its memory, the kernel gets its sentence from the peak in _judge.
         if not self.over_memory:
-            self._problem("ended the kernel; the process died or was killed")
+            self._problem(f"ended the kernel; the process died or was killed{self._last_words()}")
+
+    def _last_words(self) -> str:
+        """What the kernel's process wrote to its own stderr at the end, to be added to a sentence."""
+        log = self.scratch / "kernel.log"
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
+        words = [line.strip() for line in lines if line.strip()]
+        return f" ({words[-1][:200]})" if words else ""
 
     def _judge(self) -> None:
         limits, result = self.limits, self.result

@@ -49,6 +49,7 @@ class CourseKernelManager(AsyncKernelManager):
             argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
             display_name="Python 3",
             language="python",
+            metadata={"supported_encryption": ["curve"]},
         )
 
 
