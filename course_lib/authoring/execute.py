@@ -41,6 +41,7 @@ class Job:
 class Run:
     """What running a notebook showed.
 
+    seconds: from the start of the first cell to the end of the last.
     cell_seconds: place of the cell, counted from 0, and seconds, for cells with code.
     problems: sentences about errors, memory and network; slow: those about time alone, which
     may be the fault of a neighbour on the machine.
@@ -159,13 +160,11 @@ class _Execution:
             log=_silent_log(),
         )
         kernel_environment = environment(self.runner.root, self.scratch)
-        started = time.monotonic()
         with self.runner.registered(self.manager), (self.scratch / "kernel.log").open("wb") as log:
             setup = client.async_setup_kernel(
                 env=kernel_environment, cwd=str(self.job.folder), cleanup_kc=True, stdout=log, stderr=log
             )
             await self._run_in(setup, client)
-        self.result.seconds = time.monotonic() - started
         self._judge()
         return self.result
 
@@ -181,12 +180,14 @@ class _Execution:
 
     async def _run_cells(self, client: NotebookClient) -> None:
         watch = asyncio.ensure_future(self._watch_memory())
+        started = time.monotonic()
         try:
             for index, cell in enumerate(self.job.notebook.cells):
                 if cell.cell_type == "code" and not await self._run_cell(client, cell, index):
                     return
         finally:
             watch.cancel()
+            self.result.seconds = time.monotonic() - started
             self._sample_memory()
 
     async def _run_cell(self, client: NotebookClient, cell: NotebookNode, index: int) -> bool:
@@ -199,7 +200,7 @@ class _Execution:
             self._problem(f"raised {error.ename}: {_first_line(error.evalue)}")
             return False
         except CellTimeoutError:
-            self.result.slow.append(self._sentence(f"was stopped after {self.limits.interrupt_after:.0f} s"))
+            self.result.slow.append(self._sentence(f"was stopped after {self.limits.interrupt_after:g} s"))
             kill_tree(process_of(self.manager))
             return False
         finally:
@@ -233,12 +234,12 @@ class _Execution:
     def _judge(self) -> None:
         limits, result = self.limits, self.result
         for index, seconds in result.cell_seconds.items():
-            if seconds > limits.cell_seconds and not result.slow:
+            if seconds > limits.cell_seconds and not (result.slow or self.over_memory):
                 self.at = index
                 result.slow.append(
                     self._sentence(f"took {seconds:.1f} s; a cell may take {limits.cell_seconds:g} s")
                 )
-        if result.seconds > limits.lesson_seconds:
+        if result.seconds > limits.lesson_seconds and not self.over_memory:
             result.slow.append(
                 f"{self.job.label}: took {result.seconds:.1f} s; "
                 f"a notebook may take {limits.lesson_seconds:g} s"

@@ -22,9 +22,9 @@ ANSWER = "def double(x):\n    ### BEGIN SOLUTION\n    return 2 * x\n    ### END 
 CHECK_FUNCTION = "def check(name, answer, hidden=False):\n    assert answer(2) == 4\n    print(name, hidden)"
 OUTPUTS = (
     "import sys\nprint('a')\nprint('b', file=sys.stderr)\nprint('c')",
-    "from IPython.display import HTML, display\nprint('x')\ndisplay(HTML('<b>h</b>'))\nprint('y')\n{3, 1} | {'k'}",
+    "from IPython.display import HTML, display\nprint('x')\ndisplay(HTML('<b>h</b>'))\nprint('y')\n(1, 2)",
     "print('10%\\r100%')",
-    "import os\nprint(os.environ['COURSE_BUILD'], os.environ['PYTHONHASHSEED'], os.getcwd().endswith('notebooks'))",
+    "import os\nprint(os.environ['COURSE_BUILD'], os.getcwd().endswith('notebooks'))",
     "hash('text')",
 )
 
@@ -44,8 +44,11 @@ def test_a_build_writes_lessons_solutions_and_exercises(built):
     assert report.problems == []
     names = {path.relative_to(course.root).as_posix() for path in report.written}
     assert names == {
-        "notebooks/01_one.ipynb", "notebooks/02_two.ipynb", "solutions/01_one.ipynb", "exercises/01_one.ipynb",
-    }  # fmt: skip
+        "notebooks/01_one.ipynb",
+        "notebooks/02_two.ipynb",
+        "solutions/01_one.ipynb",
+        "exercises/01_one.ipynb",
+    }
     assert set(report.timings) == {name for name in names if not name.startswith("exercises")}
     json.dumps(report.to_json())
 
@@ -83,7 +86,7 @@ def test_outputs_are_merged_in_a_fixed_order(built):
     kinds = [output.output_type for output in display.outputs]
     assert kinds == ["stream", "display_data", "stream", "execute_result"]
     assert progress.outputs[0].text == "100%\n"
-    assert environment.outputs[0].text == "1 0 True\n"
+    assert environment.outputs[0].text == "1 True\n"
     assert [cell.execution_count for cell in (streams, display, progress, environment, hashed)] == [
         1,
         2,
@@ -297,7 +300,8 @@ def test_notebooks_run_at_the_same_time(course, cell: Callable[..., str]):
             cell(
                 "import time\nfrom pathlib import Path\n"
                 f"Path('{chapter}.here').touch()\nend = time.monotonic() + 20\n"
-                f"while not Path('{other}.here').exists():\n    assert time.monotonic() < end\n    time.sleep(0.05)"
+                f"while not Path('{other}.here').exists():\n"
+                "    assert time.monotonic() < end\n    time.sleep(0.05)"
             ),
         )
     assert course.build(jobs=2).problems == []
