@@ -1,0 +1,48 @@
+"""Probes of 00_welcome: call the answer on a case and return what came back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..exercise import Case
+from . import tensor
+
+
+def rows(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
+    """The result for one matrix."""
+    return {"the result": answer(tensor(case["matrix"], case.device, case["dtype"]))}
+
+
+def broadcast_shape(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
+    """The predicted shape, or that the answer refused with a ValueError."""
+    try:
+        predicted = answer(tuple(case["first"]), tuple(case["second"]))
+    except ValueError:
+        return {"the outcome": "a ValueError"}
+    is_tuple = isinstance(predicted, tuple)
+    return {"the outcome": "a shape" if is_tuple else type(predicted).__name__, "the shape": predicted}
+
+
+def distances(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
+    """The table of distances between the rows of two matrices."""
+    first, second = (tensor(case[name], case.device) for name in ("first", "second"))
+    return {"the table": answer(first, second)}
+
+
+def spread(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
+    """The measured spreads and the fitted exponent."""
+    pairs = [(tensor(first, case.device), tensor(second, case.device)) for first, second in case["pairs"]]
+    returned = answer(pairs)
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        return {"what you returned": returned}
+    return {"the list of spreads": returned[0], "the exponent": returned[1]}
+
+
+def add_positions(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
+    """The result on the case's device; on torch's "meta" device only shape, dtype and device are known."""
+    device = case["device"] if case["device"] != "cpu" else case.device
+    vectors = tensor(case["vectors"], "cpu", case["dtype"]).to(torch.device(device))
+    return {"the result": answer(vectors)}
