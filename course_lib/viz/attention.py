@@ -121,8 +121,8 @@ class AttentionExplorer(Explorer):
     _esm = read_static("attention.js")
     _css = read_static("attention.css")
 
-    queries = traitlets.List(traitlets.Unicode()).tag(sync=True)
-    keys = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    query_labels = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    key_labels = traitlets.List(traitlets.Unicode()).tag(sync=True)
     shape = traitlets.List(traitlets.Int()).tag(sync=True)
     weights = traitlets.List(traitlets.Int()).tag(sync=True)
     blocked = traitlets.List(traitlets.Int()).tag(sync=True)
@@ -150,8 +150,8 @@ class AttentionExplorer(Explorer):
         self._data = data
         blocked = data.blocked
         super().__init__(
-            queries=data.queries,
-            keys=data.keys,
+            query_labels=data.queries,
+            key_labels=data.keys,
             shape=list(data.weights.shape),
             weights=np.rint(1000 * data.weights).astype(int).ravel().tolist(),
             blocked=[] if blocked is None else blocked.astype(int).ravel().tolist(),
@@ -173,7 +173,7 @@ class AttentionExplorer(Explorer):
 
     def state(self) -> dict[str, Any]:
         """What the page needs to draw the explorer: the data, and where the reader is."""
-        names = ("queries", "keys", "shape", "weights", "blocked", "head_names", "layer_names")
+        names = ("query_labels", "key_labels", "shape", "weights", "blocked", "head_names", "layer_names")
         return {name: getattr(self, name) for name in (*names, "layer", "query", "pinned", "view")}
 
     def to_html(self) -> str:
@@ -201,7 +201,7 @@ def static_tables(data: AttentionData) -> str:
     parts = []
     for layer in dict.fromkeys(layer for layer, _ in chosen):
         tables = "".join(_head_table(data, *place) for place in chosen if place[0] == layer)
-        row = f'<div style="display:flex;flex-wrap:wrap">{tables}</div>'
+        row = f"<div>{tables}</div>"
         name, is_open = escape(data.layer_names[layer]), "" if layer else " open"
         parts.append(f"<details{is_open}><summary>{name}</summary>{row}</details>" if layers > 1 else row)
     return f"<div>{''.join(parts)}<p>{_static_note(data, len(chosen))}</p></div>"
@@ -232,7 +232,9 @@ def _head_table(data: AttentionData, layer: int, head: int) -> str:
         cells = "".join(_cell(data, layer, head, query, key) for key in range(len(keys)))
         rows.append(f'<tr><th style="{_HEADING}">{_short(token)}</th>{cells}</tr>')
     style = "border-collapse:collapse;margin:4px 16px 4px 0;font-size:11px;text-align:center"
-    return f'<table style="{style};color:#000;background:#fff">{"".join(rows)}</table>'
+    table = f'<table style="{style};color:#000;background:#fff">{"".join(rows)}</table>'
+    # Not a flex box: JupyterLab's sanitiser knows display:inline-block, and drops display:flex.
+    return f'<div style="display:inline-block;vertical-align:top">{table}</div>'
 
 
 def _cell(data: AttentionData, layer: int, head: int, query: int, key: int) -> str:

@@ -144,14 +144,22 @@ def _description(name: str, control: Control) -> str:
     return control.description or name.replace("_", " ")
 
 
-def _show_initial_state(function: Callable[..., Any], controls: dict[str, Control]) -> None:
+def _showing_result(function: Callable[..., Any]) -> Callable[..., None]:
+    """The function, with what it returns displayed: ipywidgets' `interactive` drops the result."""
     from IPython.display import display
 
+    def run(**values: Any) -> None:
+        result = function(**values)
+        if result is not None:
+            display(result)
+
+    return run
+
+
+def _show_initial_state(function: Callable[..., Any], controls: dict[str, Control]) -> None:
     values = {name: control.initial() for name, control in controls.items()}
     told = ", ".join(f"{_description(name, controls[name])} = {value}" for name, value in values.items())
-    result = function(**values)
-    if result is not None:
-        display(result)
+    _showing_result(function)(**values)
     print(f"Shown for {told}. Run this cell to move the controls.")
 
 
@@ -160,7 +168,7 @@ def _show_widgets(function: Callable[..., Any], controls: dict[str, Control], ou
     from IPython.display import display
 
     made = {name: control.widget(_description(name, control)) for name, control in controls.items()}
-    panel = ipywidgets.interactive(function, **made)
+    panel = ipywidgets.interactive(_showing_result(function), **made)
     # A fixed least height and clearing only when the next picture is there: no flicker.
     panel.out.layout.min_height = output_height
     display(panel)

@@ -1,7 +1,7 @@
 // The attention explorer: one panel a head, and one query token at a time.
 // No imports and no requests. The same file is a widget's module and the script of the static page.
 //
-// The model holds: queries, keys (what to show for each token), shape [layers, heads, queries, keys],
+// The model holds: query_labels, key_labels (what to show for each token), shape [layers, heads, queries, keys],
 // weights (thousandths, flat, in that order), blocked (1 where the mask forbids, flat, or empty),
 // head_names, layer_names, and the state: layer, query (-1: none), pinned, view ("lines" or "grid").
 
@@ -67,8 +67,8 @@ function hatch(svg) {
 
 function drawLines(svg, model, head, act) {
   const data = reader(model), chosen = model.get("query"), colour = COLOURS[head % COLOURS.length];
-  const left = labelWidth(model.get("queries")), right = left + GAP;
-  const keyWidth = labelWidth(model.get("keys"));
+  const left = labelWidth(model.get("query_labels")), right = left + GAP;
+  const keyWidth = labelWidth(model.get("key_labels"));
   const middle = (row) => TOP + ROW * row + ROW / 2;
   svg.setAttribute("width", right + keyWidth + 48);
   svg.setAttribute("height", TOP + ROW * Math.max(data.queries, data.keys) + 4);
@@ -82,7 +82,7 @@ function drawLines(svg, model, head, act) {
         x1: left, y1: middle(query), x2: right, y2: middle(key), stroke: colour, "stroke-linecap": "round",
         "stroke-width": 0.6 + 5.4 * weight, "stroke-opacity": (chosen < 0 ? 0.05 : 0.2) + 0.75 * weight,
       });
-      shape(line, "title", {}, `${model.get("queries")[query]} → ${model.get("keys")[key]}: ${number(1000 * weight)}`);
+      shape(line, "title", {}, `${model.get("query_labels")[query]} → ${model.get("key_labels")[key]}: ${number(1000 * weight)}`);
     }
   }
   for (let key = 0; key < data.keys; key++) {
@@ -97,33 +97,33 @@ function drawLines(svg, model, head, act) {
         shape(svg, "text", { x: right + keyWidth + 4, y: y + 15, class: "course-number" }, number(weight));
       }
     }
-    const text = shape(svg, "text", { x: right + 6, y: y + 15 }, shorten(model.get("keys")[key]));
-    shape(text, "title", {}, model.get("keys")[key]);
+    const text = shape(svg, "text", { x: right + 6, y: y + 15 }, shorten(model.get("key_labels")[key]));
+    shape(text, "title", {}, model.get("key_labels")[key]);
   }
   for (let query = 0; query < data.queries; query++) {
     const y = TOP + ROW * query;
     const row = shape(svg, "g", { class: "course-query" + (query === chosen ? " course-chosen" : "") });
     shape(row, "rect", { x: 0.5, y: y + 1.5, width: left - 3, height: ROW - 3, rx: 3 });
-    shape(row, "text", { x: left - 8, y: y + 15, "text-anchor": "end" }, shorten(model.get("queries")[query]));
+    shape(row, "text", { x: left - 8, y: y + 15, "text-anchor": "end" }, shorten(model.get("query_labels")[query]));
     act(row, query);
   }
 }
 
 function drawGrid(svg, model, head, act) {
   const data = reader(model), chosen = model.get("query");
-  const left = labelWidth(model.get("queries")), top = labelWidth(model.get("keys"));
+  const left = labelWidth(model.get("query_labels")), top = labelWidth(model.get("key_labels"));
   svg.setAttribute("width", left + CELL * data.keys + 0.5 * top + 8);
   svg.setAttribute("height", top + CELL * data.queries + 6);
   const striped = hatch(svg);
   for (let key = 0; key < data.keys; key++) {
     const x = left + CELL * key + 12;
-    shape(svg, "text", { x, y: top - 6, transform: `rotate(-60 ${x} ${top - 6})` }, shorten(model.get("keys")[key]));
+    shape(svg, "text", { x, y: top - 6, transform: `rotate(-60 ${x} ${top - 6})` }, shorten(model.get("key_labels")[key]));
   }
   for (let query = 0; query < data.queries; query++) {
     const y = top + CELL * query;
     const row = shape(svg, "g", { class: "course-query" + (query === chosen ? " course-chosen" : "") });
     shape(row, "rect", { x: 0.5, y: y + 0.5, width: left - 3, height: CELL - 1, rx: 3 });
-    shape(row, "text", { x: left - 8, y: y + 13, "text-anchor": "end" }, shorten(model.get("queries")[query]));
+    shape(row, "text", { x: left - 8, y: y + 13, "text-anchor": "end" }, shorten(model.get("query_labels")[query]));
     for (let key = 0; key < data.keys; key++) {
       const weight = data.weight(head, query, key), isBlocked = data.isBlocked(head, query, key);
       const cell = shape(row, "rect", {
@@ -131,7 +131,7 @@ function drawGrid(svg, model, head, act) {
         fill: isBlocked ? striped : `rgb(${[255, 255, 255].map((c, i) => Math.round(c - (c - [8, 48, 107][i]) * weight / 1000))})`,
       });
       const value = isBlocked ? "blocked" : number(weight);
-      shape(cell, "title", {}, `${model.get("queries")[query]} → ${model.get("keys")[key]}: ${value}`);
+      shape(cell, "title", {}, `${model.get("query_labels")[query]} → ${model.get("key_labels")[key]}: ${value}`);
     }
     act(row, query);
   }
@@ -152,10 +152,10 @@ function sentence(model) {
     }
     const weight = data.weight(head, chosen, best);
     parts.push(weight === 0 ? `${model.get("head_names")[head]}: nothing (all blocked)`
-      : `${model.get("head_names")[head]}: “${model.get("keys")[best]}” ${number(weight)}`);
+      : `${model.get("head_names")[head]}: “${model.get("key_labels")[best]}” ${number(weight)}`);
   }
   const pinned = model.get("pinned") ? ", pinned; Escape lets go" : "";
-  return `Query “${model.get("queries")[chosen]}” (position ${chosen}${pinned}) attends most to — ${parts.join("; ")}.`;
+  return `Query “${model.get("query_labels")[chosen]}” (position ${chosen}${pinned}) attends most to — ${parts.join("; ")}.`;
 }
 
 function controls(model, root, set) {
@@ -182,7 +182,7 @@ function controls(model, root, set) {
 }
 
 function onKey(event, model, set) {
-  const last = model.get("queries").length - 1, chosen = model.get("query");
+  const last = model.get("query_labels").length - 1, chosen = model.get("query");
   const targets = {
     ArrowDown: Math.min(last, chosen + 1), ArrowRight: Math.min(last, chosen + 1),
     ArrowUp: Math.max(0, chosen - 1), ArrowLeft: Math.max(0, chosen - 1), Home: 0, End: last,
