@@ -21,7 +21,7 @@ _ROW_SUM_TOLERANCE = 1e-2  # bfloat16 keeps three digits: a row of weights may m
 _STATIC_CELLS = 2_400  # some 60 bytes each: the static tables stay under 150 kB
 _STATIC_TOKENS = 48
 _NUMBERS_UP_TO_KEYS = 16
-_HEADING = "border:0;padding:1px 4px;font-weight:normal;text-align:right"
+_HEADING = "color:#000;border:0;padding:1px 4px;font-weight:normal;text-align:right"
 
 
 @dataclass(frozen=True)
@@ -225,12 +225,12 @@ def _short(token: str) -> str:
 
 def _head_table(data: AttentionData, layer: int, head: int) -> str:
     keys = data.keys[:_STATIC_TOKENS]
-    corner = f'<th style="{_HEADING}"><b>{escape(data.head_names[head])}</b></th>'
-    heading = "".join(f'<th style="{_HEADING}">{_short(token)}</th>' for token in keys)
+    corner = f'<th bgcolor="#ffffff" style="{_HEADING}"><b>{escape(data.head_names[head])}</b></th>'
+    heading = "".join(f'<th bgcolor="#ffffff" style="{_HEADING}">{_short(token)}</th>' for token in keys)
     rows = [f"<tr>{corner}{heading}</tr>"]
     for query, token in enumerate(data.queries[:_STATIC_TOKENS]):
         cells = "".join(_cell(data, layer, head, query, key) for key in range(len(keys)))
-        rows.append(f'<tr><th style="{_HEADING}">{_short(token)}</th>{cells}</tr>')
+        rows.append(f'<tr><th bgcolor="#ffffff" style="{_HEADING}">{_short(token)}</th>{cells}</tr>')
     style = "border-collapse:collapse;margin:4px 16px 4px 0;font-size:11px;text-align:center"
     table = f'<table style="{style};color:#000;background:#fff">{"".join(rows)}</table>'
     # Not a flex box: JupyterLab's sanitiser knows display:inline-block, and drops display:flex.

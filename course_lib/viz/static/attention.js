@@ -80,7 +80,7 @@ function drawLines(svg, model, head, act) {
       if (weight < 0.002) continue;
       const line = shape(svg, "line", {
         x1: left, y1: middle(query), x2: right, y2: middle(key), stroke: colour, "stroke-linecap": "round",
-        "stroke-width": 0.6 + 5.4 * weight, "stroke-opacity": (chosen < 0 ? 0.05 : 0.2) + 0.75 * weight,
+        "stroke-width": 0.6 + 5.4 * weight, "stroke-opacity": (chosen < 0 ? 0.05 : 0.3) + 0.7 * weight,
       });
       shape(line, "title", {}, `${model.get("query_labels")[query]} → ${model.get("key_labels")[key]}: ${number(1000 * weight)}`);
     }
