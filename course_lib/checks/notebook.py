@@ -24,16 +24,17 @@ class NotPassed(Exception):
         return [str(self)]
 
 
-def check(exercise_id: str, answer: Any, *, hidden: bool = False) -> None:
+def check(exercise_id: str, answer: Any, *, hidden: bool = False, keep: bool = True) -> None:
     """Try an answer on fresh cases, show a verdict, keep the progress; raise NotPassed unless it passed.
 
     hidden: only the cases that are hidden from graded learners (for nbgrader's hidden tests).
+    keep: False to leave the progress as it is, as a lesson does that shows what a check says.
     Raises KeyError for an unknown exercise.
     """
     exercise = get(exercise_id)
     _refuse_the_library(exercise, answer)
-    verdict = evaluate(exercise, answer, hidden_only=hidden)
-    left, notes = _keep(exercise, verdict)
+    verdict = evaluate(exercise, answer, seed=_seed(), hidden_only=hidden)
+    left, notes = _keep(exercise, verdict) if keep else (len(exercise.hints), [])
     show(verdict_card(verdict, left, len(exercise.hints)))
     for note in notes:
         print(note)
@@ -46,10 +47,10 @@ def hint(exercise_id: str) -> Card:
     return hint_card(exercise_id, Progress.load().next_hint(exercise_id))
 
 
-def progress() -> Card:
-    """A panel of how far you are, chapter by chapter."""
+def progress(chapter: str | None = None) -> Card:
+    """A panel of how far you are: all chapters, or one, named as "06_attention"."""
     state = Progress.load()
-    return progress_card(state.summary(), state.notes)
+    return progress_card(state.summary(chapter), state.notes)
 
 
 def show(card: Card) -> None:
@@ -64,6 +65,11 @@ def show(card: Card) -> None:
         print(card.text)
     else:
         display(card)
+
+
+def _seed() -> int | None:
+    """None for fresh cases; a fixed seed while the course itself is built, so that its pages do not change."""
+    return 0 if os.environ.get("COURSE_BUILD") else None
 
 
 def _keep(exercise: Exercise, verdict: Verdict) -> tuple[int, list[str]]:

@@ -101,10 +101,10 @@ class Progress:
         """The record of one exercise, an empty one when there is none."""
         return self.records.get(exercise_id, Record())
 
-    def summary(self) -> list[ChapterRow]:
-        """One row for each chapter that has exercises."""
+    def summary(self, only: str | None = None) -> list[ChapterRow]:
+        """One row for each chapter that has exercises, or for one of them."""
         rows = []
-        for chapter in chapters():
+        for chapter in chapters() if only is None else [only]:
             exercises = exercises_of(chapter)
             done = [exercise for exercise in exercises if self.of(exercise.id).passed]
             points, of = (sum(exercise.points for exercise in group) for group in (done, exercises))

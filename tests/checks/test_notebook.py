@@ -41,6 +41,11 @@ def test_a_failed_check_raises_after_its_card(capsys: pytest.CaptureFixture[str]
     assert caught.value._render_traceback_() == ["attention/causal_mask: failed"]
 
 
+def test_a_demonstration_leaves_the_progress_alone(own_progress: Path) -> None:
+    check("attention/causal_mask", tril, keep=False)
+    assert not own_progress.exists()
+
+
 def test_the_librarys_own_version_is_not_an_answer() -> None:
     with pytest.raises(NotPassed, match="the library's own causal_mask"):
         check("attention/causal_mask", causal_mask)
