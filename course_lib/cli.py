@@ -111,9 +111,13 @@ def lab(
 
     Example: course lab --no-browser
     """
-    from .lab import run_lab
+    from .lab import LabError, run_lab
 
-    raise typer.Exit(run_lab(Workspace(), browser=browser, port=port))
+    try:
+        code = run_lab(Workspace(), browser=browser, port=port)
+    except LabError as error:
+        _fail(str(error), BROKEN)
+    raise typer.Exit(code)
 
 
 @app.command()
