@@ -7,9 +7,9 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,15 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
-from .kernel import CourseKernelManager, environment, network_log
+from .kernel import CourseKernelManager, environment, make_manager, network_log
 from .limits import GIBIBYTE, Limits
 from .source import describe, tags
 
 _SAMPLE_SECONDS = 0.1
 # A kernel that is this much over the limit is stopped before it takes the machine with it.
 _MEMORY_PATIENCE = 1.25
+# How often a kernel that does not come up is started anew.
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -144,12 +146,32 @@ class _Execution:
         self.job = job
         self.scratch = scratch
         self.result = Run(job)
-        self.manager = CourseKernelManager()
+        self.manager = make_manager(scratch)
         self.at = 0
         self.over_memory = False
 
     async def run(self) -> Run:
         """Run the cells in order until one fails; the notebook's outputs are replaced in place."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                async with self._kernel() as client:
+                    await self._run_cells(client)
+                break
+            except DeadKernelError:
+                self._kernel_died()
+                break
+            except RuntimeError as error:
+                # This is how jupyter_client says that a kernel never answered; no cell has run yet.
+                if attempt == _ATTEMPTS - 1:
+                    reason = f"{_first_line(str(error))}{self._last_words()}"
+                    self.result.problems.append(f"{self.job.label}: its kernel did not start: {reason}")
+        self._judge()
+        return self.result
+
+    @asynccontextmanager
+    async def _kernel(self) -> AsyncIterator[NotebookClient]:
+        """A fresh kernel and the client that runs cells in it; ended on the way out, however that is."""
+        self.manager = make_manager(self.scratch)
         client = NotebookClient(
             self.job.notebook,
             km=self.manager,
@@ -159,24 +181,19 @@ class _Execution:
             store_widget_state=False,
             log=_silent_log(),
         )
-        kernel_environment = environment(self.runner.root, self.scratch)
+        own = environment(self.runner.root, self.scratch)
         with self.runner.registered(self.manager), (self.scratch / "kernel.log").open("wb") as log:
-            setup = client.async_setup_kernel(
-                env=kernel_environment, cwd=str(self.job.folder), cleanup_kc=True, stdout=log, stderr=log
-            )
-            await self._run_in(setup, client)
-        self._judge()
-        return self.result
-
-    async def _run_in(self, setup: AbstractAsyncContextManager[None], client: NotebookClient) -> None:
-        try:
-            async with setup:
-                await self._run_cells(client)
-        except DeadKernelError:
-            self._kernel_died()
-        except RuntimeError as error:
-            # Also how jupyter_client says that the kernel never answered.
-            self._problem(f"could not be run: {_first_line(str(error))}{self._last_words()}")
+            try:
+                await client.async_start_new_kernel(env=own, cwd=str(self.job.folder), stdout=log, stderr=log)
+                channels = await client.async_start_new_kernel_client()
+                try:
+                    yield client
+                finally:
+                    channels.stop_channels()
+            finally:
+                # Its children end with it, also those it has left behind.
+                kill_tree(process_of(self.manager))
+                await self.manager.shutdown_kernel(now=True)
 
     async def _run_cells(self, client: NotebookClient) -> None:
         watch = asyncio.ensure_future(self._watch_memory())

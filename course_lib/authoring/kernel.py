@@ -53,6 +53,16 @@ class CourseKernelManager(AsyncKernelManager):
         )
 
 
+def make_manager(scratch: Path) -> CourseKernelManager:
+    """A manager that talks to its kernel over sockets in `scratch`, where the system has such sockets.
+
+    Ports are chosen before they are bound: two kernels that start together can choose the same one.
+    """
+    if sys.platform == "win32":
+        return CourseKernelManager()
+    return CourseKernelManager(transport="ipc", ip=str(scratch / "k"))
+
+
 def environment(root: Path, scratch: Path) -> dict[str, str]:
     """The environment of one kernel.
 
