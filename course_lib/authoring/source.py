@@ -33,10 +33,11 @@ def parse(text: str, name: str) -> list[NotebookNode]:
     """The cells of MyST markdown; `name` is what messages call the file."""
     import jupytext
     import yaml
+    from jupytext.myst import MystMetadataParsingError
 
     try:
         notebook = jupytext.reads(text, fmt="md:myst")
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, yaml.YAMLError, MystMetadataParsingError) as error:
         raise SourceError(f"{name}: not valid MyST markdown: {_one_line(error)}") from None
     cells = [_clean(cell) for cell in notebook.cells]
     for number, cell in enumerate(cells, 1):

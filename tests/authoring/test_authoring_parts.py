@@ -22,8 +22,7 @@ from course_lib.authoring.structure import structure_problems
 
 TEXT = """\
 ---
-kernelspec:
-  name: python3
+kernelspec: {display_name: Python 3, language: python, name: python3}
 ---
 
 # Title
@@ -113,7 +112,7 @@ LIBRARY = {
     "course_lib/inner/thing.py": "def f():\n    from course_lib import late\n",
     "course_lib/other.py": "x = 1\n",
     "course_lib/late.py": "NAME = 'course_lib.by_name'\n",
-    "course_lib/by_name.py": "from pathlib import Path\nSTYLE = Path(__file__).parent / 'static' / 'look.css'\n",
+    "course_lib/by_name.py": "from pathlib import Path\nSTYLE = Path(__file__, '..', 'static', 'look.css')\n",
     "course_lib/static/look.css": "p {}",
     "course_lib/static/unused.css": "p {}",
     "course_lib/unused.py": "",
