@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..layers import attention as library
+from ..layers import chunked as library_chunked
 from ..layers import masks as library_masks
 from .exercise import Case, Exercise, Misconception, Tolerance
 from .probes import attention as probes
@@ -114,6 +115,7 @@ def sdpa_cases(rng: np.random.Generator) -> Iterator[Case]:
         hidden=True,
         mask=(np.arange(4) < np.array([2, 4])[:, None])[:, None, None, :],
     )
+    yield _sdpa_case(rng, "non-contiguous inputs", 3, 4, 6, 5, hidden=True, layout="transposed")
     yield _sdpa_case(rng, "bfloat16", 4, 4, 16, 16, hidden=True, dtype="bfloat16", gradient=False)
 
 
@@ -130,12 +132,14 @@ def _sdpa_case(
     hidden: bool = False,
     dtype: str = "float32",
     gradient: bool = True,
+    layout: str = "contiguous",
 ) -> Case:
     def draw(rows: int, width: int) -> np.ndarray:
         return rng.normal(size=(*lead, rows, width)).astype(np.float32)
 
     inputs: dict[str, Any] = {"query": draw(n_query, d_k), "key": draw(n_key, d_k), "value": draw(n_key, d_v)}
     inputs |= {"direction": draw(n_query, d_v), "mask": mask, "dtype": dtype, "gradient": gradient}
+    inputs["layout"] = layout
     return Case(name, inputs, hidden)
 
 
@@ -191,7 +195,7 @@ def _wrong_sdpa(
     masking: str = "right",
     swap: bool = False,
     output: str = "weights @ value",
-):
+) -> Callable[..., tuple[Tensor, Tensor]]:
     """An attention with one thing wrong; by default nothing is."""
 
     def attention(
@@ -318,4 +322,686 @@ SDPA = Exercise(
     ),
 )
 
-EXERCISES = (CAUSAL_MASK, SDPA)
+# --- attention/cross ---------------------------------------------------------------------------
+
+
+def cross_cases(rng: np.random.Generator) -> Iterator[Case]:
+    """Self and cross, equal and unequal lengths and widths, masks, biases, a single context token."""
+    yield _cross_case(rng, "self-attention", (4, None), (6, 4, None))
+    yield _cross_case(rng, "cross-attention with equal lengths and widths", (4, 4), (5, 5, 5))
+    yield _cross_case(rng, "cross-attention with a longer context", (3, 7), (8, 4, 6))
+    causal = np.tril(np.ones((5, 5), dtype=bool))
+    yield _cross_case(rng, "causal self-attention", (5, None), (6, 3, None), mask=causal)
+    padded = np.broadcast_to(np.arange(4) < np.array([4, 2])[:, None, None], (2, 4, 4)).copy()
+    padded[0, 1] = False
+    yield _cross_case(
+        rng, "a padded context and a fully masked row", (4, 4), (6, 6, 6), mask=padded, hidden=True
+    )
+    yield _cross_case(rng, "projections with a bias", (3, 3), (4, 4, 4), bias=True, hidden=True)
+    yield _cross_case(rng, "a context of one token", (3, 1), (6, 2, 4), hidden=True)
+
+
+def _cross_case(
+    rng: np.random.Generator,
+    name: str,
+    lengths: tuple[int, int | None],
+    widths: tuple[int, int, int | None],
+    *,
+    mask: np.ndarray | None = None,
+    bias: bool = False,
+    hidden: bool = False,
+) -> Case:
+    (n_query, n_key), (d_model, d_k, d_v) = lengths, widths
+    out = {"query": d_k, "key": d_k, "value": d_k if d_v is None else d_v}
+
+    def draw(*shape: int) -> np.ndarray:
+        return rng.normal(size=shape).astype(np.float32)
+
+    state = {f"{part}.weight": draw(width, d_model) for part, width in out.items()}
+    if bias:
+        state |= {f"{part}.bias": draw(width) for part, width in out.items()}
+    inputs: dict[str, Any] = {"d_model": d_model, "d_k": d_k, "d_v": d_v, "bias": bias, "state": state}
+    inputs["hidden_states"] = draw(2, n_query, d_model)
+    inputs["context"] = None if n_key is None else draw(2, n_key, d_model)
+    inputs |= {"mask": mask, "direction": draw(2, n_query, out["value"])}
+    return Case(name, inputs, hidden)
+
+
+def cross_steps(case: Case) -> Mapping[str, np.ndarray]:
+    """The projections, then the steps of attention."""
+    given = case["hidden_states"]
+    context = given if case["context"] is None else case["context"]
+    sources = {"query": given, "key": context, "value": context}
+    projected = {
+        part: source @ case["state"][f"{part}.weight"].T + case["state"].get(f"{part}.bias", np.float32(0))
+        for part, source in sources.items()
+    }
+    names = {"query": "hidden_states", "key": "the context", "value": "the context"}
+    steps = {f"the {part} projection of {names[part]}": values for part, values in projected.items()}
+    inner = Case(case.name, projected | {"mask": case["mask"]})
+    return steps | dict(sdpa_steps(inner))
+
+
+class _Reference(library.SingleHeadAttention):
+    """The library's module, returning the pair that the exercise asks for."""
+
+    def forward(  # type: ignore[override]
+        self, hidden_states: Tensor, context: Tensor | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        found = super().forward(hidden_states, context, mask, return_weights=True)
+        assert found.weights is not None
+        return found.output, found.weights
+
+
+class _HeadByEinsum(nn.Module):
+    def __init__(self, d_model: int, d_k: int, d_v: int | None = None, bias: bool = False) -> None:
+        super().__init__()
+        widths = {"query": d_k, "key": d_k, "value": d_v or d_k}
+        for name, width in widths.items():
+            self.add_module(name, nn.Linear(d_model, width, bias))
+
+    def forward(
+        self, hidden_states: Tensor, context: Tensor | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if context is None:
+            context = hidden_states
+        inputs = self.query(hidden_states), self.key(context), self.value(context)
+        return _sdpa_by_einsum(*inputs, mask)
+
+
+class _HeadByHand(nn.Module):
+    def __init__(self, d_model: int, d_k: int, d_v: int | None = None, bias: bool = False) -> None:
+        super().__init__()
+        self.query, self.key = nn.Linear(d_model, d_k, bias=bias), nn.Linear(d_model, d_k, bias=bias)
+        self.value = nn.Linear(d_model, d_k if d_v is None else d_v, bias=bias)
+
+    def forward(
+        self, hidden_states: Tensor, context: Tensor | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        source = hidden_states if context is None else context
+        scores = torch.baddbmm(
+            torch.zeros(1, 1, 1),
+            self.query(hidden_states),
+            self.key(source).mT,
+            beta=0,
+            alpha=self.query.out_features**-0.5,
+        )
+        allowed = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask.expand_as(scores)
+        scores = torch.where(allowed, scores, scores.new_tensor(-1e30))
+        weights = torch.where(allowed, scores.softmax(-1), scores.new_zeros(()))
+        return torch.bmm(weights, self.value(source)), weights
+
+
+def _wrong_head(
+    *,
+    query_from: str = "hidden_states",
+    key_from: str = "context",
+    value_from: str = "context",
+    key_by: str = "key",
+    ignore: tuple[str, ...] = (),
+    always_bias: bool = False,
+    scale: str = "d_k",
+    attend: Callable[..., tuple[Tensor, Tensor]] = _sdpa_by_einsum,
+) -> type[nn.Module]:
+    """A head with one thing wrong; by default nothing is."""
+
+    class Head(nn.Module):
+        def __init__(self, d_model: int, d_k: int, d_v: int | None = None, bias: bool = False) -> None:
+            super().__init__()
+            d_v = d_k if d_v is None or "d_v" in ignore else d_v
+            self.query = nn.Linear(d_model, d_k, bias or always_bias)
+            self.key = nn.Linear(d_model, d_k, bias or always_bias)
+            self.value = nn.Linear(d_model, d_v, bias or always_bias)
+
+        def forward(
+            self, hidden_states: Tensor, context: Tensor | None = None, mask: Tensor | None = None
+        ) -> tuple[Tensor, Tensor]:
+            own = context is None or "context" in ignore
+            sources = {"hidden_states": hidden_states, "context": hidden_states if own else context}
+            query, value = self.query(sources[query_from]), self.value(sources[value_from])
+            key = sources[key_from] if key_by == "nothing" else getattr(self, key_by)(sources[key_from])
+            if scale == "d_model":
+                query = query * (query.shape[-1] / hidden_states.shape[-1]) ** 0.5
+            return attend(query, key, value, None if "mask" in ignore else mask)
+
+    return Head
+
+
+CROSS = Exercise(
+    id="attention/cross",
+    title="One head for self- and cross-attention",
+    points=3,
+    minutes=30,
+    difficulty=2,
+    cases=cross_cases,
+    probe=probes.cross,
+    reference=_Reference,
+    also_right=(_HeadByEinsum, _HeadByHand),
+    steps=cross_steps,
+    tolerance=Tolerance(absolute=5e-5, relative=2e-4),
+    forbidden=(
+        "torch.nn.MultiheadAttention",
+        "torch.nn.functional.multi_head_attention_forward",
+        "course_lib.layers.attention.SingleHeadAttention",
+    ),
+    library="course_lib.layers.attention:SingleHeadAttention",
+    misconceptions=(
+        Misconception(
+            "the queries come from the context",
+            _wrong_head(query_from="context"),
+            "A query is a question that a token of `hidden_states` asks. Project `hidden_states` to queries, "
+            "and the context to keys and values: the output has one row per token of `hidden_states`.",
+        ),
+        Misconception(
+            "the roles of the two sequences are swapped",
+            _wrong_head(query_from="context", key_from="hidden_states", value_from="hidden_states"),
+            "Here the context asks and `hidden_states` answers. It is the other way round: queries from "
+            "`hidden_states`, keys and values from the context.",
+        ),
+        Misconception(
+            "the values come from the asking sequence",
+            _wrong_head(value_from="hidden_states"),
+            "Key and value are two views of the same token: the key says what it can be found by, the value "
+            "what it hands over. Both come from the context.",
+        ),
+        Misconception(
+            "the context is ignored",
+            _wrong_head(ignore=("context",)),
+            "Your module attends to `hidden_states` even when a context is given. Keys and values come from "
+            "the context, and from `hidden_states` only where it is None.",
+        ),
+        Misconception(
+            "the keys are not projected",
+            _wrong_head(key_by="nothing"),
+            "The keys are `self.key(context)`, not the context itself. Where d_k differs from d_model the "
+            "two do not even fit together.",
+        ),
+        Misconception(
+            "the keys use the projection of the queries",
+            _wrong_head(key_by="query"),
+            "Keys have a projection of their own, `self.key`. With the one of the queries every token would "
+            "look most at tokens like itself.",
+        ),
+        Misconception(
+            "the mask is not passed on",
+            _wrong_head(ignore=("mask",)),
+            "`forward` takes a mask, but the result does not depend on it. Hand it to the attention function.",
+        ),
+        Misconception(
+            "the scale uses the width of the model",
+            _wrong_head(scale="d_model"),
+            "The divisor is √d_k, the root of the width of a query after its projection, not of d_model.",
+        ),
+        Misconception(
+            "there is a bias where none is asked for",
+            _wrong_head(always_bias=True),
+            "`nn.Linear` adds a bias unless it is told not to. Pass `bias=bias`, which is False by default here.",
+        ),
+        Misconception(
+            "d_v is ignored",
+            _wrong_head(ignore=("d_v",)),
+            "The values may have a width of their own: the projection to values has `d_v` outputs, and d_k "
+            "only where `d_v` is None.",
+        ),
+        Misconception(
+            "a fully masked row attends everywhere",
+            _wrong_head(attend=_wrong_sdpa(masking="tiny")),
+            "A query that sees no key gets an output of zeros. Use the attention function of the exercise "
+            "before this one, whose convention it is.",
+        ),
+    ),
+    hints=(
+        "Three `nn.Linear` in `__init__`, called `query`, `key` and `value`. In `forward`, decide first which "
+        "sequence the keys and values come from.",
+        "`context = hidden_states if context is None else context` makes self-attention a special case of "
+        "cross-attention. Only the query projection ever sees `hidden_states` after that.",
+        "`forward` ends with one call: `scaled_dot_product_attention(self.query(hidden_states), "
+        "self.key(context), self.value(context), mask)`. `__init__` passes `bias=bias` to all three layers.",
+    ),
+)
+
+# --- attention/saturation ----------------------------------------------------------------------
+
+
+def saturation_cases(rng: np.random.Generator) -> Iterator[Case]:
+    """Unit variance over many widths; then other orders, spreads and sizes."""
+    yield _saturation_case(rng, "unit variance, widths 1 to 256", [(w, 1.0) for w in (1, 4, 16, 64, 256)])
+    yield _saturation_case(rng, "widths in falling order", [(w, 1.0) for w in (256, 64, 16, 4)])
+    yield _saturation_case(rng, "small vectors, which never saturate", [(w, 0.05) for w in (2, 8, 32)])
+    spread = [(8, 2.0), (16, 0.05), (128, 1.0)]
+    yield _saturation_case(rng, "widths of different spread", spread, n_key=9, hidden=True)
+    yield _saturation_case(rng, "a single key", [(4, 1.0), (64, 1.0)], n_key=1, hidden=True)
+    yield _saturation_case(rng, "scores in the thousands", [(64, 6.0), (512, 6.0)], hidden=True)
+    yield _saturation_case(
+        rng, "float64", [(3, 1.0), (48, 1.5), (192, 1.0)], n_query=3, dtype="float64", hidden=True
+    )
+
+
+def _saturation_case(
+    rng: np.random.Generator,
+    name: str,
+    batches: list[tuple[int, float]],
+    *,
+    n_query: int = 24,
+    n_key: int = 6,
+    dtype: str = "float32",
+    hidden: bool = False,
+) -> Case:
+    queries = [(rng.normal(size=(n_query, d)) * spread).astype(dtype) for d, spread in batches]
+    keys = [(rng.normal(size=(n_query, n_key, d)) * spread).astype(dtype) for d, spread in batches]
+    return Case(name, {"queries": queries, "keys": keys, "dtype": dtype}, hidden)
+
+
+def saturation_steps(case: Case) -> Mapping[str, np.ndarray]:
+    """For the first batch: scores, weights and norms, with and without the scale."""
+    query, key = torch.as_tensor(case["queries"][0]), torch.as_tensor(case["keys"][0])
+    scores = (key @ query[:, :, None])[..., 0]
+    scaled = scores / math.sqrt(query.shape[-1])
+    steps = {"the scores of the first batch": scores, "its scores divided by √d_k": scaled}
+    steps["its weights with the scale"] = scaled.softmax(-1)
+    steps["the norms of its Jacobians with the scale"] = _jacobian_norms(scaled)
+    return {name: step.numpy() for name, step in steps.items()}
+
+
+def _jacobian_norms(scores: Tensor) -> Tensor:
+    """The Frobenius norm of ∂ softmax(scores) / ∂ scores for each row of scores: (n, k) → (n,)."""
+    weights = scores.softmax(dim=-1)
+    jacobians = torch.diag_embed(weights) - weights[:, :, None] * weights[:, None, :]
+    return torch.linalg.matrix_norm(jacobians)
+
+
+def _scores(query: Tensor, key: Tensor) -> Tensor:
+    return torch.einsum("nd,nkd->nk", query, key)
+
+
+def _smallest_below_half(queries: list[Tensor], scaled: Tensor, unscaled: Tensor) -> int | None:
+    fallen = [
+        query.shape[-1]
+        for query, one, other in zip(queries, unscaled, scaled, strict=True)
+        if one < other / 2
+    ]
+    return min(fallen, default=None)
+
+
+def _measure(
+    queries: list[Tensor],
+    keys: list[Tensor],
+    norms: Callable[[Tensor], Tensor] = _jacobian_norms,
+    scale: Callable[[Tensor, int], Tensor] = lambda scores, d_k: scores / math.sqrt(d_k),
+    choose: Callable[[list[Tensor], Tensor, Tensor], int | None] = _smallest_below_half,
+) -> tuple[Tensor, Tensor, int | None]:
+    """The reference, whose parts the misconceptions replace one at a time."""
+    scores = [_scores(query, key) for query, key in zip(queries, keys, strict=True)]
+    scaled = torch.stack(
+        [norms(scale(row, query.shape[-1])).mean() for row, query in zip(scores, queries, strict=True)]
+    )
+    unscaled = torch.stack([norms(row).mean() for row in scores])
+    return scaled, unscaled, choose(queries, scaled, unscaled)
+
+
+def _saturation_by_formula(queries: list[Tensor], keys: list[Tensor]) -> tuple[Tensor, Tensor, int | None]:
+    """‖diag(p) − p pᵀ‖² = Σp² − 2Σp³ + (Σp²)²."""
+
+    def mean_norm(query: Tensor, key: Tensor, divisor: float) -> Tensor:
+        p = torch.softmax((key @ query.unsqueeze(-1)).squeeze(-1) / divisor, dim=-1)
+        square = p.pow(2).sum(-1)
+        return (square - 2 * p.pow(3).sum(-1) + square**2).clamp(min=0).sqrt().mean()
+
+    pairs = list(zip(queries, keys, strict=True))
+    scaled = torch.stack([mean_norm(q, k, q.shape[1] ** 0.5) for q, k in pairs])
+    unscaled = torch.stack([mean_norm(q, k, 1.0) for q, k in pairs])
+    widths = torch.tensor([q.shape[1] for q in queries])[unscaled < 0.5 * scaled]
+    return scaled, unscaled, int(widths.min()) if len(widths) else None
+
+
+def _saturation_by_autograd(queries: list[Tensor], keys: list[Tensor]) -> tuple[Tensor, Tensor, int | None]:
+    def mean_norm(query: Tensor, key: Tensor, divisor: float) -> Tensor:
+        norms = []
+        for one, table in zip(query, key, strict=True):
+            jacobian = torch.autograd.functional.jacobian(lambda s: s.softmax(-1), table @ one / divisor)
+            norms.append(jacobian.norm())
+        return torch.stack(norms).mean()
+
+    scaled, unscaled, width = [], [], None
+    for query, key in sorted(zip(queries, keys, strict=True), key=lambda pair: pair[0].shape[1]):
+        scaled.append(mean_norm(query, key, math.sqrt(query.shape[1])))
+        unscaled.append(mean_norm(query, key, 1.0))
+        if width is None and unscaled[-1] < scaled[-1] / 2:
+            width = query.shape[1]
+    order = np.argsort(np.argsort([query.shape[1] for query in queries]))
+    return torch.stack(scaled)[order], torch.stack(unscaled)[order], width
+
+
+def _norm_of_the_mean(scores: Tensor) -> Tensor:
+    weights = scores.softmax(dim=-1)
+    jacobians = torch.diag_embed(weights) - weights[:, :, None] * weights[:, None, :]
+    return torch.linalg.matrix_norm(jacobians.mean(dim=0))
+
+
+def _gradient_of_the_sum(scores: Tensor) -> Tensor:
+    leaf = scores.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(leaf.softmax(dim=-1).sum(), leaf)
+    return gradient.norm(dim=-1)
+
+
+def _diagonal_only(scores: Tensor) -> Tensor:
+    weights = scores.softmax(dim=-1)
+    return (weights * (1 - weights)).norm(dim=-1)
+
+
+def _exponentials_overflow(scores: Tensor) -> Tensor:
+    weights = scores.exp() / scores.exp().sum(dim=-1, keepdim=True)
+    jacobians = torch.diag_embed(weights) - weights[:, :, None] * weights[:, None, :]
+    return torch.linalg.matrix_norm(jacobians)
+
+
+def _softmax_over_examples(scores: Tensor) -> Tensor:
+    weights = scores.softmax(dim=0)
+    jacobians = torch.diag_embed(weights) - weights[:, :, None] * weights[:, None, :]
+    return torch.linalg.matrix_norm(jacobians)
+
+
+def _below_half_of_the_first(queries: list[Tensor], scaled: Tensor, unscaled: Tensor) -> int | None:
+    fallen = [query.shape[-1] for query, one in zip(queries, unscaled, strict=True) if one < unscaled[0] / 2]
+    return min(fallen, default=None)
+
+
+def _first_in_the_list(queries: list[Tensor], scaled: Tensor, unscaled: Tensor) -> int | None:
+    pairs = zip(queries, unscaled, scaled, strict=True)
+    return next((query.shape[-1] for query, one, other in pairs if one < other / 2), None)
+
+
+def _place_in_the_list(queries: list[Tensor], scaled: Tensor, unscaled: Tensor) -> int | None:
+    width = _smallest_below_half(queries, scaled, unscaled)
+    return None if width is None else [query.shape[-1] for query in queries].index(width)
+
+
+def _measuring(**changed: Any) -> Callable[..., Any]:
+    return lambda queries, keys: _measure(queries, keys, **changed)
+
+
+SATURATION = Exercise(
+    id="attention/saturation",
+    title="When the softmax stops learning",
+    points=3,
+    minutes=35,
+    difficulty=3,
+    cases=saturation_cases,
+    probe=probes.saturation,
+    reference=_measure,
+    also_right=(_saturation_by_formula, _saturation_by_autograd),
+    steps=saturation_steps,
+    # Near saturation a norm is a small difference of large numbers: the formula keeps half the digits.
+    tolerance=Tolerance(absolute=4e-4, relative=1e-3),
+    misconceptions=(
+        Misconception(
+            "the gradient of a sum that is always 1",
+            _measuring(norms=_gradient_of_the_sum),
+            "The weights of a row sum to 1 whatever the scores are, so the gradient of their sum is 0. You "
+            "need the whole Jacobian, the derivative of each weight by each score.",
+        ),
+        Misconception(
+            "the norm of the mean in place of the mean of the norms",
+            _measuring(norms=_norm_of_the_mean),
+            "Entries of different sign cancel when Jacobians are averaged first. Take the norm of each "
+            "example's Jacobian, then the mean of the norms.",
+        ),
+        Misconception(
+            "only the diagonal of the Jacobian",
+            _measuring(norms=_diagonal_only),
+            "p·(1 − p) is the diagonal: each weight by its own score. A score also moves the other weights, "
+            "by −pᵢ·pⱼ, and those entries belong to the norm.",
+        ),
+        Misconception(
+            "the scores are divided by d_k",
+            _measuring(scale=lambda scores, d_k: scores / d_k),
+            "The divisor is √d_k, the spread of a sum of d_k products; the width itself is too much.",
+        ),
+        Misconception(
+            "the scale multiplies",
+            _measuring(scale=lambda scores, d_k: scores * math.sqrt(d_k)),
+            "You multiplied by √d_k. Scaling is there to bring the scores back to spread 1, so it divides.",
+        ),
+        Misconception(
+            "the softmax runs over the examples",
+            _measuring(norms=_softmax_over_examples),
+            "Each example is a question of its own. The softmax runs over its keys, the last axis of the "
+            "scores, so that the weights of one example sum to 1.",
+        ),
+        Misconception(
+            "the exponentials overflow",
+            _measuring(norms=_exponentials_overflow),
+            "exp of a score above 88 is infinite in float32, and infinity by infinity is NaN. Use `softmax`, "
+            "or subtract the largest score of each row first.",
+        ),
+        Misconception(
+            "the gradients are compared with those of the first width",
+            _measuring(choose=_below_half_of_the_first),
+            "Compare at the same width: without the scale against with it. Widths differ in more than "
+            "their scale.",
+        ),
+        Misconception(
+            "the first in the list is taken for the smallest",
+            _measuring(choose=_first_in_the_list),
+            "The widths may come in any order. Collect those that fall below half, then take the smallest.",
+        ),
+        Misconception(
+            "a place in the list in place of a width",
+            _measuring(choose=_place_in_the_list),
+            "The third value is the width itself, such as 64, not its index in the list.",
+        ),
+    ),
+    hints=(
+        "Write one function for one batch of scores first: scores (n, k) in, one number out. Call it with the "
+        "scores and with the scaled scores.",
+        "For weights p of one example, the Jacobian has the entries pᵢ·(δᵢⱼ − pⱼ): `torch.diag(p) - "
+        "torch.outer(p, p)`. `torch.autograd.functional.jacobian` gives the same.",
+        "Scores: `torch.einsum('nd,nkd->nk', query, key)`. Jacobians of all examples: `torch.diag_embed(p) - "
+        "p[:, :, None] * p[:, None, :]`. Their norms: `torch.linalg.matrix_norm`. Then `.mean()`.",
+    ),
+)
+
+# --- attention/chunked -------------------------------------------------------------------------
+
+
+def chunked_cases(rng: np.random.Generator) -> Iterator[Case]:
+    """Whole and partial chunks, plain and causal, with a cache, one query at a time, bfloat16."""
+    yield _chunked_case(rng, "chunks that fit exactly", 320, 320, 16)
+    yield _chunked_case(rng, "a partial last chunk", 250, 200, 12)
+    yield _chunked_case(rng, "causal", 320, 320, 16, causal=True)
+    yield _chunked_case(rng, "causal with earlier keys", 150, 230, 7, causal=True, hidden=True)
+    yield _chunked_case(rng, "one query at a time, causal", 64, 64, 1, causal=True, hidden=True)
+    yield _chunked_case(rng, "a chunk longer than the sequence", 12, 40, 64, causal=True, hidden=True)
+    yield _chunked_case(rng, "four heads", 128, 128, 4, lead=(2, 4), causal=True, hidden=True)
+    yield _chunked_case(rng, "bfloat16", 160, 160, 8, dtype="bfloat16", hidden=True)
+
+
+def chunked_budgets(query: np.ndarray, key: np.ndarray, value: np.ndarray, chunk: int) -> tuple[int, int]:
+    """(largest tensor, all together) that the statement allows, in numbers.
+
+    One tensor: two tables of (chunk, k), or the largest of output and inputs where that is more.
+    All together: eight such tables, and the output, query, key and value twice over.
+    """
+    table = query[..., 0, 0].size * min(chunk, query.shape[-2]) * key.shape[-2]
+    output = query[..., 0].size * value.shape[-1]
+    largest = max(2 * table, output, query.size, key.size, value.size)
+    return largest, 8 * table + 2 * (output + query.size + key.size + value.size)
+
+
+def _chunked_case(
+    rng: np.random.Generator,
+    name: str,
+    n_query: int,
+    n_key: int,
+    chunk: int,
+    *,
+    lead: tuple[int, ...] = (2,),
+    causal: bool = False,
+    dtype: str = "float32",
+    hidden: bool = False,
+) -> Case:
+    def draw(*shape: int) -> np.ndarray:
+        return rng.normal(size=(*lead, *shape)).astype(np.float32)
+
+    query, key, value = draw(n_query, 8), draw(n_key, 8), draw(n_key, 4)
+    inputs: dict[str, Any] = {"query": query, "key": key, "value": value, "chunk": chunk}
+    largest, budget = chunked_budgets(query, key, value, chunk)
+    inputs |= {"causal": causal, "dtype": dtype, "largest": largest, "budget": budget}
+    return Case(name, inputs, hidden)
+
+
+def _chunked_by_weights(
+    query: Tensor, key: Tensor, value: Tensor, chunk: int, causal: bool = False
+) -> Tensor:
+    pieces = []
+    offset = key.shape[-2] - query.shape[-2]
+    for start in range(0, query.shape[-2], chunk):
+        rows = query[..., start : start + chunk, :]
+        mask = None
+        if causal:
+            positions = torch.arange(rows.shape[-2], device=query.device) + start + offset
+            mask = torch.arange(key.shape[-2], device=query.device) <= positions.unsqueeze(-1)
+        pieces.append(_sdpa_by_einsum(rows, key, value, mask)[0])
+    return torch.cat(pieces, dim=-2)
+
+
+def _chunked_by_split(query: Tensor, key: Tensor, value: Tensor, chunk: int, causal: bool = False) -> Tensor:
+    """A running position instead of an index, and only the keys that a chunk can see."""
+    output, position = [], key.shape[-2] - query.shape[-2]
+    for rows in (query * query.shape[-1] ** -0.5).split(chunk, dim=-2):
+        height = rows.shape[-2]
+        seen = position + height if causal else key.shape[-2]
+        scores = rows @ key[..., :seen, :].mT
+        if causal:
+            future = torch.ones(height, seen, dtype=torch.bool, device=query.device).triu(position + 1)
+            scores.masked_fill_(future, float("-inf"))
+        output.append(scores.softmax(-1) @ value[..., :seen, :])
+        position += height
+    return torch.cat(output, dim=-2)
+
+
+def _wrong_chunked(
+    *,
+    first: str = "right",
+    keys: str = "all",
+    scaled: bool = True,
+    dropped: bool = False,
+    masked: str = "right",
+    memory: str = "chunk",
+) -> Callable[..., Tensor]:
+    """Chunked attention with one thing wrong; by default nothing is."""
+
+    def attention(query: Tensor, key: Tensor, value: Tensor, chunk: int, causal: bool = False) -> Tensor:
+        n_query, n_key = query.shape[-2], key.shape[-2]
+        if not scaled:
+            query = query * query.shape[-1] ** 0.5
+        if memory == "whole":
+            mask = library_masks.causal_mask(n_query, n_key, query.device) if causal else None
+            return _sdpa_by_einsum(query, key, value, mask)[0]
+        pieces, kept = [], []
+        for start in range(0, n_query - (n_query % chunk if dropped else 0), chunk):
+            rows = query[..., start : start + chunk, :]
+            offset = {"right": start + n_key - n_query, "chunk": 0, "queries": start}[first]
+            positions = torch.arange(rows.shape[-2], device=query.device)[:, None] + offset
+            if masked == "to the end of the chunk":
+                positions = positions.amax().expand_as(positions)
+            mask = torch.arange(n_key, device=query.device) <= positions
+            chosen = slice(start, start + chunk) if keys == "own chunk" else slice(None)
+            output, weights = _sdpa_by_einsum(
+                rows,
+                key[..., chosen, :],
+                value[..., chosen, :],
+                mask[:, chosen] if causal and masked != "ignored" else None,
+            )
+            pieces.append(output)
+            if memory == "kept":
+                kept.append(weights)
+        return torch.cat(pieces, dim=-2)
+
+    return attention
+
+
+CHUNKED = Exercise(
+    id="attention/chunked",
+    title="Attention for long sequences, a chunk at a time",
+    points=4,
+    minutes=90,
+    difficulty=4,
+    cases=chunked_cases,
+    probe=probes.chunked,
+    reference=library_chunked.chunked_attention,
+    also_right=(_chunked_by_weights, _chunked_by_split),
+    tolerance=Tolerance(absolute=2e-5, relative=1e-4),
+    forbidden=(
+        "torch.nn.functional.scaled_dot_product_attention",
+        "torch.nn.functional.multi_head_attention_forward",
+        "course_lib.layers.chunked.chunked_attention",
+    ),
+    library="course_lib.layers.chunked:chunked_attention",
+    gpu=True,
+    misconceptions=(
+        Misconception(
+            "the whole table is made at once",
+            _wrong_chunked(memory="whole"),
+            "The values are right, but the whole (q, k) table of scores exists at once. Make the scores of "
+            "one chunk of queries, use them up, and go on to the next.",
+        ),
+        Misconception(
+            "the weights of every chunk are kept",
+            _wrong_chunked(memory="kept"),
+            "The values are right, but all chunks' tables stay alive together, as large as the whole. Keep "
+            "the output rows of a chunk and let its weights go.",
+        ),
+        Misconception(
+            "every chunk's mask starts at position 0",
+            _wrong_chunked(first="chunk"),
+            "Row 0 of the second chunk is not the first query of the sequence. Its position is `start` plus "
+            "its row, and the mask must say so.",
+        ),
+        Misconception(
+            "queries are taken for the first positions",
+            _wrong_chunked(first="queries"),
+            "With more keys than queries the queries are the last positions: query i stands at position "
+            "`n_key - n_query + i`.",
+        ),
+        Misconception(
+            "the mask is cut only at the chunk's end",
+            _wrong_chunked(masked="to the end of the chunk"),
+            "Leaving out the keys after the chunk is not enough: inside the chunk, too, a query must not see "
+            "later positions.",
+        ),
+        Misconception(
+            "the mask is forgotten",
+            _wrong_chunked(masked="ignored"),
+            "`causal=True` changes nothing in your result. Build a mask for each chunk from the positions of "
+            "its queries.",
+        ),
+        Misconception(
+            "a chunk sees only its own keys",
+            _wrong_chunked(keys="own chunk"),
+            "Only the queries are cut into chunks. Each query still attends to all keys, or with "
+            "`causal=True` to all up to its own position.",
+        ),
+        Misconception(
+            "the last, partial chunk is dropped",
+            _wrong_chunked(dropped=True),
+            "When the chunk does not divide the number of queries, some rows are left over at the end. They "
+            "belong to the output.",
+        ),
+        Misconception(
+            "the scale is left out",
+            _wrong_chunked(scaled=False),
+            "Divide the scores by √d_k before the softmax, in each chunk as in the whole.",
+        ),
+    ),
+    hints=(
+        "The softmax of a row needs that row's scores and no other. So which axis can be cut without changing "
+        "any number?",
+        "Loop over `range(0, n_query, chunk)`, take the rows `query[..., start:start + chunk, :]`, attend to "
+        "all keys, keep the output rows in a list, and join them with `torch.cat(…, dim=-2)`.",
+        "The rows of a chunk stand at `torch.arange(start, stop) + n_key - n_query`. Compare that column with "
+        "a row of key positions: that is the chunk's causal mask. Do not hold on to the weights.",
+    ),
+)
+
+EXERCISES = (CAUSAL_MASK, SDPA, CROSS, SATURATION, CHUNKED)

@@ -68,7 +68,7 @@ def show(card: Card) -> None:
 
 
 def _seed() -> int | None:
-    """None for fresh cases; a fixed seed while the course itself is built, so that its pages do not change."""
+    """None for fresh cases; fixed while the course itself is built, so that its pages do not change."""
     return 0 if os.environ.get("COURSE_BUILD") else None
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -201,8 +202,12 @@ def _cell_result(case: ElementTree.Element) -> CellResult:
     return CellResult("passed")
 
 
+# JUnit's XML writes a terminal's escape character as #x1B.
+_COLOUR = re.compile(r"(?:\x1b|#x1B)\[[0-9;]*m")
+
+
 def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    lines = [line.strip() for line in _COLOUR.sub("", text).split("\n") if line.strip()]
     errors = [
         line
         for line in lines
