@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -208,6 +209,10 @@ def show(drawing: Figure | Picture, alt: str | None = None) -> None:
 
     if isinstance(drawing, Figure):
         drawing = Picture(drawing, alt or "")
+        pyplot = sys.modules.get("matplotlib.pyplot")
+        if pyplot is not None:
+            # Otherwise the inline backend shows a figure made with pyplot a second time.
+            pyplot.close(drawing.figure)
     elif alt is not None:
         drawing = Picture(drawing.figure, alt)
     display(drawing)
