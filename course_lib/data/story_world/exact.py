@@ -1,0 +1,111 @@
+"""Exact probabilities: every story of a small world, and every way on from a given beginning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+
+from course_lib.data.story_world.chooser import ReplayChooser
+from course_lib.data.story_world.config import WorldConfig
+from course_lib.data.story_world.narrator import Told, commit, tell_next, tell_story
+from course_lib.data.story_world.skeleton import SPLITS, split_of, story_skeleton
+from course_lib.data.story_world.state import World
+
+
+def enumerate_stories(config: WorldConfig) -> Iterator[tuple[list[Told], Fraction]]:
+    """Every story of a world with its exact probability. Only for worlds like `WorldConfig.small()`."""
+    pending: list[list[int]] = [[]]
+    while pending:
+        chooser = ReplayChooser(pending.pop())
+        told = tell_story(config, chooser)
+        pending.extend(chooser.branches)
+        yield told, chooser.probability()
+
+
+def exact_entropy(config: WorldConfig) -> float:
+    """The entropy of a world's stories, in nats a story, by listing them all."""
+    return -math.fsum(float(p) * math.log(p) for _, p in enumerate_stories(config))
+
+
+def split_probabilities(config: WorldConfig) -> dict[str, Fraction]:
+    """The exact probability of each split of a small world."""
+    found = dict.fromkeys(SPLITS, Fraction(0))
+    for told, probability in enumerate_stories(config):
+        found[split_of(story_skeleton(told))] += probability
+    return found
+
+
+class _Differs(Exception):
+    """The sentence being told leaves the words that were given."""
+
+
+class _Matching(list[str]):
+    """A list that only takes the words it is expected to take."""
+
+    def __init__(self, expected: Sequence[str], start: int) -> None:
+        super().__init__()
+        self.expected, self.start = expected, start
+
+    def append(self, word: str) -> None:
+        position = self.start + len(self)
+        if position >= len(self.expected) or self.expected[position] != word:
+            raise _Differs
+        super().append(word)
+
+
+def word_log_probabilities(
+    config: WorldConfig, words: Sequence[str], path: Sequence[int]
+) -> tuple[float, ...]:
+    """log p(word | words before) for every word of a story and its end, given the choices that made it."""
+    world, start, taken = config.new_world(), 0, 0
+    logs: list[float] = []
+    while start < len(words):
+        mass, _ = _ways_on(config, world, words, start)
+        chooser = ReplayChooser(path[taken:])
+        told = tell_next(config, world, chooser, [])
+        assert told is not None
+        commit(world, told)
+        taken += len(chooser.choices)
+        logs += _conditionals(mass, len(told.words))
+        start += len(told.words)
+    _, ended = _ways_on(config, world, words, start)
+    return (*logs, math.log(ended))
+
+
+def _ways_on(
+    config: WorldConfig, world: World, words: Sequence[str], start: int
+) -> tuple[dict[int, float], float]:
+    """Follow every next sentence as long as it agrees with the words.
+
+    Returns the probability of agreeing with exactly so many words, and that of the story ending here.
+    """
+    mass: dict[int, float] = {}
+    ended = 0.0
+    pending: list[list[int]] = [[]]
+    while pending:
+        chooser, matched = ReplayChooser(pending.pop()), _Matching(words, start)
+        try:
+            if tell_next(config, world, chooser, matched) is None:
+                ended += _float_probability(chooser)
+                pending.extend(chooser.branches)
+                continue
+        except _Differs:
+            pass
+        mass[len(matched)] = mass.get(len(matched), 0.0) + _float_probability(chooser)
+        pending.extend(chooser.branches)
+    return mass, ended
+
+
+def _float_probability(chooser: ReplayChooser) -> float:
+    return math.prod(choice.weight / choice.total for choice in chooser.choices)
+
+
+def _conditionals(mass: dict[int, float], length: int) -> list[float]:
+    """From the mass that agrees with exactly n words to log p(word n | the words before).
+
+    The first word bears the probability that there is a sentence at all.
+    """
+    reach = [math.fsum(p for n, p in mass.items() if n >= m) for m in range(length + 1)]
+    reach[0] = 1.0
+    return [math.log(after) - math.log(before) for before, after in zip(reach, reach[1:], strict=False)]

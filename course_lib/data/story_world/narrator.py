@@ -1,0 +1,636 @@
+"""The narrator: chooses what happens next, and tells it in English, one word after another.
+
+Every choice goes through a `Chooser`, so sampling, enumerating and scoring a story are this same code. A choice
+is made only where the text shows it, which makes choices and texts one to one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+from course_lib.data.story_world.chooser import Chooser
+from course_lib.data.story_world.events import Kind, Token
+from course_lib.data.story_world.lexicon import COUNT_WORDS, Adjective, Noun
+from course_lib.data.story_world.state import SOME, Entity, World, noun_mask
+
+if TYPE_CHECKING:
+    from course_lib.data.story_world.config import WorldConfig
+
+Value = Entity | Adjective
+OPENERS = {
+    "first": ("", "One morning ,", "One evening ,", "One day ,", "Yesterday ,"),
+    "later": ("", "Then", "Later ,", "Soon", "After that ,"),
+}
+_OPENER_WEIGHTS = {"first": (6, 2, 2, 2, 1), "later": (28, 3, 2, 1, 1)}
+_COUNTS = (1, 2, 3, 4, SOME)
+_COUNT_WEIGHTS = (8, 2, 1, 1, 2)
+PREPOSITIONS = frozenset({"to", "from", "with", "for", "at", "of"})
+OBJECTIVE = {"he": "him", "she": "her", "it": "it", "they": "them"}
+_POSSESSIVE = {"he": "his", "she": "her", "it": "its", "they": "their"}
+_PAIR_FOCUS, _FOCUS, _OTHER, _ANIMAL, _NEWCOMER, _NEW_ANIMAL, _WORLD = 8, 8, 5, 3, 8, 1, 3
+
+
+class Mention(NamedTuple):
+    """Words `start` to `end` of a sentence name `entities`, in a form: name, indefinite, definite, …"""
+
+    slot: str
+    entities: tuple[Entity, ...]
+    form: str
+    start: int
+    end: int
+
+
+@dataclass
+class Told:
+    """One sentence as it was told: the event, who took part, and the English words with their mentions."""
+
+    kind: Kind
+    actor: Entity | None
+    values: dict[str, Value]
+    opener: int = 0
+    opener_set: str = "later"
+    words: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    mentions: list[Mention] = field(default_factory=list)
+    new: list[Entity] = field(default_factory=list)
+    owned: dict[str, Entity] = field(default_factory=dict)
+    effects: list[tuple[str, Entity, Entity | None, int]] = field(default_factory=list)
+
+    @cached_property
+    def forms(self) -> dict[str, str]:
+        """The form in which each slot was first mentioned."""
+        forms: dict[str, str] = {}
+        for mention in self.mentions:
+            forms.setdefault(mention.slot, mention.form)
+        return forms
+
+    def entity(self, slot: str) -> Entity:
+        value = self.values[slot]
+        assert isinstance(value, Entity), f"slot {slot} of {self.kind.name} holds a word, not an entity"
+        return value
+
+
+def tell_story(config: WorldConfig, chooser: Chooser) -> list[Told]:
+    """A whole story, every choice of it left to `chooser`."""
+    world = config.new_world()
+    story: list[Told] = []
+    while (told := tell_next(config, world, chooser, [])) is not None:
+        commit(world, told)
+        story.append(told)
+    return story
+
+
+def tell_next(config: WorldConfig, world: World, chooser: Chooser, words: list[str]) -> Told | None:
+    """The next sentence, or None where the story ends. Changes nothing: `commit` does."""
+    found = _choose_actor(config, world, chooser)
+    if found is None:
+        return None
+    role, actor, kinds, weights = found
+    kind = kinds[chooser.weighted(weights)]
+    told = Told(kind, actor, {}, words=words)
+    if role in ("first", "newcomer"):
+        told.actor = _new_person(config, world, told, chooser, first=role == "first")
+    elif role == "new_animal":
+        told.actor = _new_animal(config, world, told, chooser)
+    if told.actor is not None:
+        told.values["A"] = told.actor
+    _tell(config, world, told, chooser)
+    return told
+
+
+def commit(world: World, told: Told) -> None:
+    """Make what a sentence told part of the world."""
+    for entity in told.new:
+        world.introduce(entity)
+    for command in told.kind.effects:
+        _apply(world, told, command)
+    world.last_kind = told.kind.name
+    world.used_kinds.add(told.kind.name)
+    world.last_mentioned = [entity for mention in told.mentions for entity in mention.entities]
+    world.last_pair = next((m.entities for m in told.mentions if len(m.entities) == 2), ())
+    if told.actor is not None and told.actor.type == "person":
+        world.focus = told.actor
+        world.scene = told.actor.place or world.scene
+    world.sentences += 1
+
+
+def _apply(world: World, told: Told, command: tuple[str, ...]) -> None:
+    name, subject = command[0], told.entity(command[1])
+    other: Entity | None = None
+    amount = 0
+    if name == "feel":
+        amount = int(command[2])
+    elif name == "word":
+        adjective = told.values[command[2]]
+        assert isinstance(adjective, Adjective)
+        name, amount = "feel", ("glad" in adjective.classes) - ("sorry" in adjective.classes)
+    elif len(command) > 2:
+        other = told.entity(command[2])
+    world.apply(name, subject, other, amount)
+    told.effects.append((name, subject, other, amount))
+
+
+# Who acts, and what they do -----------------------------------------------------------------------------------
+
+
+def _choose_actor(
+    config: WorldConfig, world: World, chooser: Chooser
+) -> tuple[str, Entity | None, list[Kind], list[int]] | None:
+    """The next sentence's actor with the kinds open to it; None ends the story."""
+    options: list[tuple[str, Entity | None, list[Kind], list[int]]] = []
+    weights = []
+    for role, actor, weight in _candidates(config, world):
+        kinds, kind_weights = _open_kinds(config, world, role, actor)
+        if kinds:
+            options.append((role, actor, kinds, kind_weights))
+            weights.append(weight)
+    end = config.end_weight(world.sentences)
+    if not options or end is None:
+        return None
+    index = chooser.weighted([end, *weights])
+    return options[index - 1] if index else None
+
+
+def _candidates(config: WorldConfig, world: World) -> list[tuple[str, Entity | None, int]]:
+    if not world.people:
+        return [("first", None, 1)]
+    found: list[tuple[str, Entity | None, int]] = [
+        ("person", person, _FOCUS if person is world.focus else _OTHER) for person in world.people
+    ]
+    found += [("animal", animal, _ANIMAL) for animal in world.animals]
+    if len(world.people) < config.max_people:
+        found.append(("newcomer", None, _NEWCOMER if len(world.people) == 1 else 1))
+    if len(world.animals) < config.max_animals:
+        found.append(("new_animal", None, _NEW_ANIMAL))
+    found.append(("world", None, _WORLD))
+    return found
+
+
+def _open_kinds(
+    config: WorldConfig, world: World, role: str, actor: Entity | None
+) -> tuple[list[Kind], list[int]]:
+    """The kinds of event that can happen to an actor now, with their weights."""
+    kinds: list[Kind] = []
+    weights: list[int] = []
+    used, last = world.used_kinds, world.last_kind
+    for kind, pool in config.kinds_for(role, world.facts(actor)):
+        name = kind.name
+        if name in used and (not kind.repeats or name == last):
+            continue
+        if pool and not _pool_left(config, world, pool):
+            continue
+        kinds.append(kind)
+        weights.append(kind.weight * 6 if last in kind.after else kind.weight)
+    return kinds, weights
+
+
+def _pool_left(config: WorldConfig, world: World, pool: str) -> bool:
+    if pool == "person":
+        return any(noun not in world.used for noun in config.people_pool(world.setting))
+    if pool == "animal":
+        return any(noun not in world.used for noun in config.animal_pool(world.setting))
+    if len(world.things) >= config.max_things:
+        return False
+    return any(noun not in world.used for noun in config.thing_pool(pool, world.setting))
+
+
+# Who and what takes part --------------------------------------------------------------------------------------
+
+
+def _new_entity(world: World, told: Told, entity_type: str, noun: Noun) -> Entity:
+    entity = Entity(world.entity_count + len(told.new), entity_type, noun)
+    entity.mask = noun_mask(noun, entity_type)
+    told.new.append(entity)
+    return entity
+
+
+def _new_person(config: WorldConfig, world: World, told: Told, chooser: Chooser, first: bool) -> Entity:
+    pool = [noun for noun in config.people_pool("" if first else world.setting) if noun not in world.used]
+    noun = pool[chooser.weighted([4 if noun.is_name else 1 for noun in pool])]
+    person = _new_entity(world, told, "person", noun)
+    if not noun.is_name:
+        person.adjective = _describe(config, chooser, "role")
+    return person
+
+
+def _new_animal(config: WorldConfig, world: World, told: Told, chooser: Chooser) -> Entity:
+    pool = [noun for noun in config.animal_pool(world.setting) if noun not in world.used]
+    animal = _new_entity(world, told, "animal", pool[chooser.uniform(len(pool))])
+    animal.adjective = _describe(config, chooser, "animal")
+    return animal
+
+
+def _new_thing(config: WorldConfig, world: World, told: Told, chooser: Chooser, use: str) -> Entity:
+    pool = [noun for noun in config.thing_pool(use, world.setting) if noun not in world.used]
+    thing = _new_entity(world, told, "thing", pool[chooser.uniform(len(pool))])
+    classes = thing.noun.classes
+    if "many" in classes and use != "box" and config.plurals:
+        thing.count = _COUNTS[chooser.weighted(_COUNT_WEIGHTS)]
+    if "phone" not in classes:
+        group = "fruit" if "fruit" in classes else "food" if "food" in classes else "thing"
+        thing.adjective = _describe(config, chooser, group)
+    return thing
+
+
+def _describe(config: WorldConfig, chooser: Chooser, group: str) -> Adjective | None:
+    """No adjective half of the time, else one of the group; things may also have a colour."""
+    pool = config.adjectives_of(group)
+    if group == "thing":
+        pool = pool + config.adjectives_of("colour")
+    index = chooser.weighted([len(pool), *[1] * len(pool)]) if pool else 0
+    return pool[index - 1] if index else None
+
+
+def _place(world: World, told: Told, noun: Noun, entity_type: str = "place") -> Entity:
+    """The entity of a place: the known one, or a new one."""
+    for known in world.scenery if entity_type == "scenery" else world.places:
+        if known.noun is noun:
+            return known
+    return _new_entity(world, told, entity_type, noun)
+
+
+class _Scene(NamedTuple):
+    """What a rule that finds candidates may look at."""
+
+    config: WorldConfig
+    world: World
+    told: Told
+    chooser: Chooser
+
+    def pick(self, candidates: Sequence[Entity]) -> Entity:
+        return candidates[self.chooser.uniform(len(candidates))]
+
+    @property
+    def actor(self) -> Entity:
+        assert self.told.actor is not None
+        return self.told.actor
+
+    def others(self) -> list[Entity]:
+        actor = self.actor
+        return [who for who in self.world.people if who is not actor and who.place is actor.place]
+
+
+def _rule_start(scene: _Scene, use: str) -> Entity:
+    nouns, weights = scene.config.start_places
+    return _place(scene.world, scene.told, nouns[scene.chooser.weighted(weights)])
+
+
+def _rule_scene(scene: _Scene, use: str) -> Entity:
+    assert scene.world.scene is not None
+    return scene.world.scene
+
+
+def _rule_here(scene: _Scene, use: str) -> Entity:
+    assert scene.actor.place is not None
+    return scene.actor.place
+
+
+def _rule_place(scene: _Scene, use: str) -> Entity:
+    """Another place of the story's setting."""
+    here = scene.actor.place.noun if scene.actor.place else None
+    nouns = [noun for noun in scene.config.places_of(scene.world.setting) if noun is not here]
+    return _place(scene.world, scene.told, nouns[scene.chooser.uniform(len(nouns))])
+
+
+def _rule_visited(scene: _Scene, use: str) -> Entity:
+    trail = scene.world.visited[scene.actor.identity]
+    return scene.pick([place for place in trail if place is not scene.actor.place])
+
+
+def _rule_bank(letter: str) -> Callable[[_Scene, str], Entity]:
+    def rule(scene: _Scene, use: str) -> Entity:
+        return _place(scene.world, scene.told, scene.config.bank(letter))
+
+    return rule
+
+
+def _rule_scenery(scene: _Scene, use: str) -> Entity:
+    nouns = scene.config.scenery_of(use)
+    return _place(scene.world, scene.told, nouns[scene.chooser.uniform(len(nouns))], "scenery")
+
+
+def _rule_other(scene: _Scene, use: str) -> Entity:
+    return scene.pick(scene.others())
+
+
+def _rule_person_here(scene: _Scene, use: str) -> Entity:
+    return scene.pick(scene.others())
+
+
+def _rule_acquaintance(scene: _Scene, use: str) -> Entity:
+    return scene.pick([who for who in scene.world.people if who is not scene.actor])
+
+
+def _rule_new_person(scene: _Scene, use: str) -> Entity:
+    return _new_person(scene.config, scene.world, scene.told, scene.chooser, first=False)
+
+
+def _rule_new_animal(scene: _Scene, use: str) -> Entity:
+    return _new_animal(scene.config, scene.world, scene.told, scene.chooser)
+
+
+def _rule_animal_here(scene: _Scene, use: str) -> Entity:
+    actor = scene.actor
+    return scene.pick([a for a in scene.world.animals if a is not actor and a.place is actor.place])
+
+
+def _rule_new(scene: _Scene, use: str) -> Entity:
+    return _new_thing(scene.config, scene.world, scene.told, scene.chooser, use)
+
+
+def _rule_own(scene: _Scene, use: str) -> Entity:
+    thing = _rule_new(scene, use)
+    thing.adjective, scene.told.owned["T"] = None, scene.actor
+    return thing
+
+
+def _rule_held(scene: _Scene, use: str) -> Entity:
+    held = [thing for thing in scene.world.things if thing.holder is scene.actor]
+    if use:
+        held = [thing for thing in held if use in thing.noun.classes and not thing.broken]
+    return scene.pick(held)
+
+
+def _rule_broken(scene: _Scene, use: str) -> Entity:
+    return scene.pick([t for t in scene.world.things if t.holder is scene.actor and t.broken])
+
+
+def _rule_loose(scene: _Scene, use: str) -> Entity:
+    loose = [thing for thing in scene.world.things if thing.place is scene.actor.place]
+    return scene.pick([thing for thing in loose if not use or use in thing.noun.classes])
+
+
+def _rule_lost(scene: _Scene, use: str) -> Entity:
+    return scene.pick([thing for thing in scene.world.things if thing.loser is scene.actor])
+
+
+def _rule_borrowed(scene: _Scene, use: str) -> Entity:
+    others = scene.others()
+    held = [thing for thing in scene.world.things if thing.holder is scene.actor]
+    return scene.pick([thing for thing in held if any(thing.owner is who for who in others)])
+
+
+def _rule_gift(scene: _Scene, use: str) -> Entity:
+    others = scene.others()
+    held = [thing for thing in scene.world.things if thing.holder is scene.actor]
+    return scene.pick([thing for thing in held if any(thing.giver is who for who in others)])
+
+
+def _rule_gift_opposite(scene: _Scene, use: str) -> Entity:
+    gender = scene.actor.noun.gender
+    held = [thing for thing in scene.world.things if thing.holder is scene.actor and thing.giver is not None]
+    return scene.pick([thing for thing in held if thing.giver and thing.giver.noun.gender != gender])
+
+
+def _rule_held_by_other(scene: _Scene, use: str) -> Entity:
+    others = scene.others()
+    return scene.pick([t for t in scene.world.things if any(t.holder is who for who in others)])
+
+
+def _rule_broken_by_other(scene: _Scene, use: str) -> Entity:
+    others = scene.others()
+    return scene.pick([t for t in scene.world.things if t.broken and any(t.holder is who for who in others)])
+
+
+def _rule_known_thing(scene: _Scene, use: str) -> Entity:
+    return scene.pick([thing for thing in scene.world.things if thing.place is not None])
+
+
+def _related(name: str) -> Callable[[_Scene, str], Entity]:
+    """A rule that follows from another slot: its holder, owner, giver or place."""
+
+    def rule(scene: _Scene, use: str) -> Entity:
+        thing = _bind(scene, use)
+        found = getattr(thing, name)
+        assert isinstance(found, Entity)
+        return found
+
+    return rule
+
+
+def _rule_adjective(scene: _Scene, use: str) -> Adjective:
+    pool = scene.config.adjectives_of(use)
+    return pool[scene.chooser.uniform(len(pool))]
+
+
+def _rule_too(scene: _Scene, use: str) -> Adjective:
+    """What may be wrong with the thing that is to be crossed."""
+    pool = scene.config.adjectives_too(scene.told.entity(use).noun)
+    return pool[scene.chooser.uniform(len(pool))]
+
+
+RULES: dict[str, Callable[[_Scene, str], Value]] = {
+    "start": _rule_start,
+    "scene": _rule_scene,
+    "here": _rule_here,
+    "place": _rule_place,
+    "visited": _rule_visited,
+    "river_bank": _rule_bank("r"),
+    "money_bank": _rule_bank("t"),
+    "scenery": _rule_scenery,
+    "other": _rule_other,
+    "person_here": _rule_person_here,
+    "acquaintance": _rule_acquaintance,
+    "new_person": _rule_new_person,
+    "new_animal": _rule_new_animal,
+    "animal_here": _rule_animal_here,
+    "other_animal": _rule_animal_here,
+    "new": _rule_new,
+    "own": _rule_own,
+    "held": _rule_held,
+    "broken": _rule_broken,
+    "loose": _rule_loose,
+    "lost": _rule_lost,
+    "borrowed": _rule_borrowed,
+    "gift": _rule_gift,
+    "gift_opposite": _rule_gift_opposite,
+    "held_by_other": _rule_held_by_other,
+    "broken_by_other": _rule_broken_by_other,
+    "known_thing": _rule_known_thing,
+    "holder": _related("holder"),
+    "owner": _related("owner"),
+    "giver": _related("giver"),
+    "place_of": _related("place"),
+    "adjective": _rule_adjective,
+    "too": _rule_too,
+}
+
+
+# How it is told -----------------------------------------------------------------------------------------------
+
+
+def _tell(config: WorldConfig, world: World, told: Told, chooser: Chooser) -> None:
+    """Walk the English template, binding each slot where it is first needed."""
+    scene = _Scene(config, world, told, chooser)
+    told.opener_set = "later" if world.sentences else "first"
+    if told.kind.opener and config.openers:
+        told.opener = chooser.weighted(_OPENER_WEIGHTS[told.opener_set])
+        for word in OPENERS[told.opener_set][told.opener].split():
+            _say(told, word, "opener")
+    for token in told.kind.english_tokens:
+        if token.slot:
+            _tell_slot(scene, token)
+        else:
+            _say(told, _agreed(scene, token), token.key)
+    _say(told, ".", "end")
+
+
+def _say(told: Told, word: str, key: str) -> None:
+    words = told.words
+    words.append(word if words else word[0].upper() + word[1:])
+    told.keys.append(key)
+
+
+def _bind(scene: _Scene, slot: str) -> Value:
+    values = scene.told.values
+    if slot not in values:
+        rule, _, use = scene.told.kind.rules[slot].partition(":")
+        values[slot] = RULES[rule](scene, use)
+    return values[slot]
+
+
+WAS = {"was": "were", "is": "are"}
+
+
+def _agreed(scene: _Scene, token: Token) -> str:
+    if not token.agree:
+        return token.word
+    value = _bind(scene, token.agree)
+    return WAS[token.word] if isinstance(value, Entity) and value.plural else token.word
+
+
+def _tell_slot(scene: _Scene, token: Token) -> None:
+    told = scene.told
+    if token.slot == "AB":
+        _tell_pair(scene)
+        return
+    value = _bind(scene, token.slot)
+    if isinstance(value, Adjective):
+        _say(told, value.lemma, token.slot)
+        return
+    if token.form == "in" and _is_there(scene, token.slot, value):
+        told.mentions.append(Mention(token.slot, (value,), "there", len(told.words), len(told.words) + 1))
+        _say(told, "there", f"{token.slot}.noun")
+        return
+    if token.form in PREPOSITIONS or token.form == "in":
+        preposition = value.noun.preposition if token.form == "in" else token.form
+        _say(told, preposition, f"{token.slot}.prep")
+    _mention(scene, token.slot, value, token.form)
+
+
+def _is_there(scene: _Scene, slot: str, place: Entity) -> bool:
+    """Whether the actor's place is told as "there": the last sentence named it, and no other place."""
+    told = scene.told
+    if told.kind.rules[slot] not in ("here", "scene") or told.kind.actor in ("world", "animal"):
+        return False
+    if [e for e in scene.world.last_mentioned if e.type == "place"] != [place]:
+        return False
+    return scene.chooser.weighted((3, 1)) == 0
+
+
+def _tell_pair(scene: _Scene) -> None:
+    """Two people as one subject: "Anna and Ben", or "they" where the last sentence had the same two."""
+    told, world = scene.told, scene.world
+    pair = (scene.actor, scene.told.values.get("B") or _bind(scene, "B"))
+    assert isinstance(pair[1], Entity)
+    people = (pair[0], pair[1])
+    if people == world.last_pair and not any(e.plural for e in world.last_mentioned):
+        if scene.chooser.weighted((2, 1)) == 0:
+            told.mentions.append(Mention("AB", people, "pronoun", len(told.words), len(told.words) + 1))
+            _say(told, "they", "AB")
+            return
+    start = len(told.words)
+    _mention(scene, "A", people[0], "full")
+    _say(told, "and", "AB.and")
+    _mention(scene, "B", people[1], "full")
+    told.mentions.append(Mention("AB", people, "pair", start, len(told.words)))
+
+
+def _mention(scene: _Scene, slot: str, entity: Entity, form: str) -> None:
+    """Name an entity, by the form the template forces or else by one that a reader can resolve."""
+    told = scene.told
+    start = len(told.words)
+    mention = _mention_form(scene, slot, entity, form)
+    if mention == "pronoun":
+        nominative = form == "pro" or (slot == "A" and not form)
+        _say(told, entity.pronoun if nominative else OBJECTIVE[entity.pronoun], f"{slot}.noun")
+    else:
+        _say_noun_phrase(told, slot, entity, mention)
+    if mention == "possessed":
+        told.mentions.append(Mention(f"{slot}.owner", (told.owned[slot],), "possessive", start, start + 1))
+    told.mentions.append(Mention(slot, (entity,), mention, start, len(told.words)))
+
+
+def _mention_form(scene: _Scene, slot: str, entity: Entity, form: str) -> str:
+    told = scene.told
+    if form in ("pro", "her"):
+        return "pronoun"
+    if entity.type in ("place", "scenery"):
+        return "definite"
+    if slot in told.owned:
+        return "possessed"
+    named = entity.noun.is_name
+    if entity in told.new:
+        return "name" if named else "indefinite"
+    if form != "full" and pronoun_is_clear(scene.world, told, entity):
+        if scene.chooser.weighted((3, 1)) == 0:
+            return "pronoun"
+    return "name" if named else "definite"
+
+
+def pronoun_is_clear(world: World, told: Told, entity: Entity) -> bool:
+    """Whether a pronoun can only mean this entity.
+
+    It was mentioned in the sentence before or earlier in this one, and nobody and nothing else there shares its
+    pronoun. Places and scenery are never called by a pronoun here, so they do not compete.
+    """
+    recent = [e for mention in told.mentions for e in mention.entities] + world.last_mentioned
+    if entity not in recent:
+        return False
+    pronoun = entity.pronoun
+    if pronoun == "they" and world.last_pair:
+        return False
+    return all(
+        other is entity or other.type in ("place", "scenery") or other.pronoun != pronoun for other in recent
+    )
+
+
+def _say_noun_phrase(told: Told, slot: str, entity: Entity, form: str) -> None:
+    for word, key in noun_phrase(entity, form, slot, told.owned.get(slot)):
+        _say(told, word, key)
+
+
+def noun_phrase(entity: Entity, form: str, slot: str, owner: Entity | None = None) -> list[tuple[str, str]]:
+    """The English words for an entity in a form (name, possessed, definite, indefinite), with their keys."""
+    noun, key = entity.noun, f"{slot}.noun"
+    if form == "name":
+        return [(noun.lemma, key)]
+    words = (noun.plural if entity.plural else noun.lemma).split()
+    adjective = entity.adjective.lemma if entity.adjective and form == "indefinite" else ""
+    if form == "possessed" and owner is not None:
+        determiner = _POSSESSIVE[owner.pronoun]
+    elif form == "definite":
+        determiner = "the"
+    else:
+        determiner = _indefinite(entity, adjective or words[0])
+    found = [(determiner, f"{slot}.det"), *((word, key) for word in words)]
+    if adjective:
+        found.insert(1, (adjective, f"{slot}.adj"))
+    return found
+
+
+def name_of(entity: Entity) -> str:
+    """What a question calls an entity that the story has named: `Anna`, `the ball`."""
+    words = entity.noun.plural if entity.plural else entity.noun.lemma
+    return words if entity.noun.is_name else f"the {words}"
+
+
+def _indefinite(entity: Entity, following: str) -> str:
+    if entity.count == SOME:
+        return "some"
+    if entity.count > 1:
+        return COUNT_WORDS[entity.count][0]
+    return "an" if following[0] in "aeiouAEIOU" else "a"
