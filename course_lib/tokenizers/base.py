@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Self
+
+from tqdm import tqdm
 
 from course_lib.tokenizers.storage import read_tokenizer_json, write_atomically
 
@@ -98,6 +100,11 @@ class Tokenizer(ABC):
         progress: bool = False,
     ) -> Self:
         """A tokenizer learned from `texts`, with at most `vocab_size` tokens, special tokens included."""
+
+    @classmethod
+    def _special_for_training(cls, special_tokens: Sequence[str] | None) -> tuple[str, ...]:
+        """The special tokens asked for, or this kind's usual ones."""
+        return cls.default_special_tokens if special_tokens is None else check_special_tokens(special_tokens)
 
     @abstractmethod
     def _split(self, text: str) -> list[str]:
@@ -230,12 +237,14 @@ def check_special_tokens(tokens: Sequence[str]) -> tuple[str, ...]:
     return tuple(tokens)
 
 
-def ordinary_parts(texts: Iterable[str], special_tokens: Sequence[str]) -> Iterable[str]:
+def ordinary_parts(
+    texts: Iterable[str], special_tokens: Sequence[str], progress: bool = False
+) -> Iterator[str]:
     """The training texts with special tokens cut out: nothing is learned from how those are spelled."""
     if isinstance(texts, str):
         raise TypeError("train needs an iterable of texts, got one str; write [text]")
     pattern = _any_of(special_tokens)
-    for text in texts:
+    for text in tqdm(texts, desc="reading", disable=not progress):
         _check_text(text)
         yield from [text] if pattern is None else pattern.split(text)[::2]
 

@@ -236,12 +236,12 @@ class BPETokenizer(Tokenizer):
         progress: bool = False,
     ) -> Self:
         """A tokenizer with `vocab_size` tokens, fewer if the texts have no more pairs to join."""
-        special = cls.default_special_tokens if special_tokens is None else tuple(special_tokens)
+        special = cls._special_for_training(special_tokens)
         num_merges = vocab_size - len(special) - len(BYTE_SYMBOLS)
         if num_merges < 0:
             raise ValueError(f"vocab_size={vocab_size} is below 256 bytes + {len(special)} special tokens")
         counts: Counter[str] = Counter()
-        for text in ordinary_parts(tqdm(texts, desc="reading", disable=not progress), special):
+        for text in ordinary_parts(texts, special, progress):
             counts.update(gpt2_chunks(text))
         symbol_counts = {to_symbols(chunk): count for chunk, count in counts.items()}
         merges = train_bpe(symbol_counts, num_merges, min_frequency=min_frequency, progress=progress)

@@ -18,8 +18,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, ClassVar, Protocol, Self
 
-from tqdm import tqdm
-
 from course_lib.tokenizers.base import (
     Tokenizer,
     number_tokens,
@@ -101,10 +99,10 @@ class UnigramTokenizer(Tokenizer):
         progress: bool = False,
     ) -> Self:
         """A tokenizer with at most `vocab_size` tokens; the pieces are in order of their probability."""
-        special = cls.default_special_tokens if special_tokens is None else tuple(special_tokens)
+        special = cls._special_for_training(special_tokens)
         room = room_for_tokens(vocab_size, special)
         counts: Counter[str] = Counter()
-        for text in ordinary_parts(tqdm(texts, desc="reading", disable=not progress), special):
+        for text in ordinary_parts(texts, special, progress):
             counts.update(space_to_mark(text))
         log_probabilities = train_unigram(counts, room, longest_piece=longest_piece, progress=progress)
         pieces = sorted(log_probabilities, key=lambda piece: (-log_probabilities[piece], piece))

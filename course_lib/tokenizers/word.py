@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import regex
-from tqdm import tqdm
 
 from course_lib.tokenizers.base import (
     Tokenizer,
@@ -57,10 +56,10 @@ class WholePieceTokenizer(Tokenizer):
         progress: bool = False,
     ) -> Self:
         """The most frequent pieces; of equally frequent ones the alphabetically first."""
-        special = cls.default_special_tokens if special_tokens is None else tuple(special_tokens)
+        special = cls._special_for_training(special_tokens)
         room = room_for_tokens(vocab_size, special)
         counts: Counter[str] = Counter()
-        for text in ordinary_parts(tqdm(texts, desc="reading", disable=not progress), special):
+        for text in ordinary_parts(texts, special, progress):
             counts.update(cls.pattern.findall(text))
         ranked = sorted(counts, key=lambda piece: (-counts[piece], piece))
         kept = [piece for piece in ranked if piece not in special][:room]

@@ -64,7 +64,7 @@ def train_wordpiece_slow(word_counts: Mapping[str, int], num_new_pieces: int) ->
     """The pieces that WordPiece learns beside the characters, in order; ties go to the pair seen first.
 
     >>> train_wordpiece_slow({"hug": 10, "pug": 5, "pun": 12, "bun": 4, "hugs": 5}, 3)
-    ['##gs', 'hu', 'hug']
+    ['##gs', 'hu', 'hugs']
     """
     pieces = {word: split_into_pieces(word) for word in word_counts}
     learned: list[str] = []
@@ -259,11 +259,11 @@ class WordPieceTokenizer(Tokenizer):
         A pair joins if it occurs `min_frequency` times. With a low number the score fills the vocabulary with
         rarities; None starts at the number of words for each token, and halves it whenever no pair is left.
         """
-        special = cls.default_special_tokens if special_tokens is None else tuple(special_tokens)
+        special = cls._special_for_training(special_tokens)
         room = room_for_tokens(vocab_size, special)
         cleaning = BertText(lowercase=lowercase, strip_accents=strip_accents)
         counts: Counter[str] = Counter()
-        for text in ordinary_parts(tqdm(texts, desc="reading", disable=not progress), special):
+        for text in ordinary_parts(texts, special, progress):
             counts.update(cleaning.words(text))
         first_frequency = counts.total() // vocab_size if min_frequency is None else min_frequency
         counts, letters = _spellable(counts, room)
