@@ -43,8 +43,8 @@ APPLICATIONS = (
     "C:/Program Files (x86)/Microsoft/Edge/Application/msedge.exe",
 )
 CJK_FONTS = re.compile(
-    r"noto ?(sans|serif) ?(mono )?cjk|source ?han|pingfang|hiragino|heiti|songti|yahei|simhei|simsun|wenquanyi"
-    r"|wqy|ar ?pl u|droid sans fallback|malgun|meiryo|yu ?gothic|noto ?sans ?(sc|tc|jp|kr)",
+    r"noto ?(sans|serif) ?(mono )?cjk|source ?han|pingfang|hiragino|heiti|songti|yahei|simhei|simsun"
+    r"|wenquanyi|wqy|ar ?pl u|droid sans fallback|malgun|meiryo|yu ?gothic|noto ?sans ?(sc|tc|jp|kr)",
     re.IGNORECASE,
 )
 TORCH_PROGRAM = """
