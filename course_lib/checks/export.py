@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ast
 import json
+import runpy
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,12 @@ import nbformat
 from ..atomic import write_text
 from ..chapters import BY_NAME
 from ..grading.answers import CheckCell, NotebookProblem, check_cells, read_notebook
+from .engine import evaluate
 from .exercise import Exercise
 from .registry import chapters, exercises_of, get
 
 VERIFY_SECONDS = 600
+VERDICT = "verdict:"
 
 
 @dataclass
@@ -51,11 +54,14 @@ def export_package(work: Path, destination: Path) -> ExportReport:
         raise FileExistsError(f"{destination} exists and is not an exported package; name another folder")
     report = ExportReport(str(destination))
     with tempfile.TemporaryDirectory(prefix="course-export-") as folder:
+        candidates = list(_candidates(work, Path(folder), report))
+        passed = _passing(candidates)
         package = Path(folder) / destination.name
         package.mkdir()
-        lines = []
+        lines: list[str] = []
         for chapter in chapters():
-            lines += _export_chapter(work, package, chapter, report)
+            own = {c.exercise.id: c for c in candidates if c.exercise.chapter == chapter and c in passed}
+            lines += _write_chapter(package, chapter, own, report)
         write_text(package / "__init__.py", _INIT + "\n".join(lines) + "\n")
         write_text(package / MARK, "")
         if destination.exists():
@@ -77,60 +83,66 @@ from course_lib.checks.export import fallback as _fallback
 '''
 
 
-def _export_chapter(work: Path, package: Path, chapter: str, report: ExportReport) -> list[str]:
-    """Write one chapter's module; the lines it adds to the package's __init__."""
-    parts = [exercise for exercise in exercises_of(chapter) if exercise.library]
-    cells: dict[str, CheckCell] = {}
-    path = work / "exercises" / f"{chapter}.ipynb"
-    passed: set[str] = set()
-    topic = BY_NAME[chapter].topic
-    if path.exists() and parts:
+@dataclass(frozen=True)
+class Candidate:
+    """An answer that may be exported. trial: a file with the answer and what it uses, and nothing else."""
+
+    exercise: Exercise
+    expression: str
+    notebook: nbformat.NotebookNode
+    trial: Path
+
+
+def _candidates(work: Path, folder: Path, report: ExportReport) -> Iterator[Candidate]:
+    """Every answer that was started and builds a part of the library."""
+    for chapter in chapters():
+        path = work / "exercises" / f"{chapter}.ipynb"
+        if not path.exists():
+            continue
         try:
             notebook = read_notebook(path)
-            cells = {cell.exercise: cell for cell in check_cells(notebook)}
-            passed = _write_verified(notebook, package, topic, [e for e in parts if e.id in cells], cells)
-        except (NotebookProblem, SyntaxError) as error:
+        except NotebookProblem as error:
             report.problems.append(str(error))
-    lines = []
-    for exercise in parts:
+            continue
+        cells = {cell.exercise: cell for cell in check_cells(notebook)}
+        for exercise in exercises_of(chapter):
+            cell = cells.get(exercise.id)
+            if exercise.library and cell and _started(notebook, cell):
+                trial = folder / f"trial_{exercise.grade_id}.py"
+                write_text(trial, module_source(notebook, [cell.expression]))
+                yield Candidate(exercise, cell.expression, notebook, trial)
+
+
+def _started(notebook: nbformat.NotebookNode, cell: CheckCell) -> bool:
+    if cell.answer_index is None or not cell.expression.isidentifier():
+        return False
+    return "raise NotImplementedError" not in notebook.cells[cell.answer_index].source
+
+
+def _write_chapter(
+    package: Path, chapter: str, own: Mapping[str, Candidate], report: ExportReport
+) -> Iterator[str]:
+    """Write one chapter's module; the lines it adds to the package's __init__."""
+    topic = BY_NAME[chapter].topic
+    for candidate in list(own.values())[:1]:
+        names = [other.expression for other in own.values()]
+        write_text(package / f"{topic}.py", module_source(candidate.notebook, names))
+    for exercise in exercises_of(chapter):
+        if not exercise.library:
+            continue
         name = public_name(exercise)
-        own = exercise.id in passed
-        (report.own if own else report.from_library).append(name)
-        expression = cells[exercise.id].expression if own else ""
-        lines.append(
-            f"from .{topic} import {expression} as {name}" if own else f'{name} = _fallback("{exercise.id}")'
-        )
-    return lines
+        if exercise.id in own:
+            report.own.append(name)
+            yield f"from .{topic} import {own[exercise.id].expression} as {name}"
+        else:
+            report.from_library.append(name)
+            yield f'{name} = _fallback("{exercise.id}")'
 
 
 def public_name(exercise: Exercise) -> str:
     """The name that an exported answer has in the package: the library's."""
     assert exercise.library is not None
     return exercise.library.split(":")[1]
-
-
-def _write_verified(
-    notebook: nbformat.NotebookNode,
-    package: Path,
-    topic: str,
-    parts: list[Exercise],
-    cells: dict[str, CheckCell],
-) -> set[str]:
-    """Write the module with every answer that passes; a broken answer keeps no other one out."""
-    passed: set[str] = set()
-    for exercise in parts:
-        answer = cells[exercise.id].answer_index
-        if answer is None or "raise NotImplementedError" in notebook.cells[answer].source:
-            continue
-        trial = package / f"_trial_{topic}.py"
-        write_text(trial, module_source(notebook, [cells[exercise.id].expression]))
-        if _passes(trial, exercise.id, cells[exercise.id].expression):
-            passed.add(exercise.id)
-        trial.unlink()
-    if passed:
-        names = [cells[exercise_id].expression for exercise_id in sorted(passed)]
-        write_text(package / f"{topic}.py", module_source(notebook, names))
-    return passed
 
 
 def module_source(notebook: nbformat.NotebookNode, names: Iterable[str]) -> str:
@@ -180,27 +192,41 @@ def _uses(statement: ast.stmt) -> set[str]:
     return names
 
 
-def _passes(module: Path, exercise_id: str, expression: str) -> bool:
-    code = "import sys; from course_lib.checks.export import verify; verify(*sys.argv[1:])"
-    command = [sys.executable, "-c", code, str(module), exercise_id, expression]
+def _passing(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those whose answers pass now, tried in a process of their own; one that ends it costs no other."""
+    passed: list[Candidate] = []
+    waiting = list(candidates)
+    while waiting:
+        verdicts = _verdicts(waiting)
+        passed += [candidate for candidate, good in zip(waiting, verdicts, strict=False) if good]
+        # The one after the last verdict ended the process, or outlasted it: it did not pass.
+        waiting = waiting[len(verdicts) + 1 :]
+    return passed
+
+
+def _verdicts(candidates: Sequence[Candidate]) -> list[bool]:
+    rows = [[str(c.trial), c.exercise.id, c.expression] for c in candidates]
+    code = "import sys; from course_lib.checks.export import verify; verify(sys.argv[1])"
+    command = [sys.executable, "-c", code, json.dumps(rows)]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=VERIFY_SECONDS, stdin=subprocess.DEVNULL
         )
-        return done.returncode == 0 and json.loads(done.stdout.strip().split("\n")[-1]) == {"passed": True}
-    except (subprocess.TimeoutExpired, json.JSONDecodeError):
-        return False
+        said = done.stdout
+    except subprocess.TimeoutExpired as error:
+        said = error.stdout.decode() if isinstance(error.stdout, bytes) else error.stdout or ""
+    return [line == f"{VERDICT} True" for line in said.split("\n") if line.startswith(f"{VERDICT} ")]
 
 
-def verify(module: str, exercise_id: str, expression: str) -> None:
-    """Load a module file, evaluate the exercise on `expression` in it, and print the result as JSON."""
-    import importlib.util
+def verify(rows: str) -> None:
+    """Load each module file, evaluate its exercise, and print a line with the result.
 
-    from .engine import evaluate
-
-    specification = importlib.util.spec_from_file_location("answer", module)
-    assert specification is not None and specification.loader is not None
-    loaded = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(loaded)
-    verdict = evaluate(get(exercise_id), eval(expression, vars(loaded)), explain=False)
-    print("\n" + json.dumps({"passed": verdict.passed}))
+    rows: JSON, a list of [module file, exercise id, expression].
+    """
+    for module, exercise_id, expression in json.loads(rows):
+        try:
+            answer = eval(expression, runpy.run_path(module))
+            passed = evaluate(get(exercise_id), answer, explain=False).passed
+        except Exception:
+            passed = False
+        print(f"\n{VERDICT} {passed}", flush=True)
