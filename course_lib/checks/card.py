@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -23,6 +24,9 @@ _LOOKS = {
     "timeout": ("#c4540a", "double", "✗", "Stopped"),
     "not started": ("#757575", "dotted", "○", "Not started"),
 }
+
+
+_EMPHASIS = re.compile(r"\*([^*\s](?:[^*]*[^*\s])?)\*")
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,9 @@ def _bar(share: float) -> str:
 
 
 def _prose(text: str) -> str:
-    """Escaped text, with `code` in backticks set as code."""
-    parts = escape(text).split("`")
-    return "".join(f"<code>{part}</code>" if index % 2 else part for index, part in enumerate(parts))
+    """Escaped text, with `code` in backticks set as code and *words* between stars emphasised."""
+    parts = escape(text, quote=False).split("`")
+    return "".join(
+        f"<code>{part}</code>" if index % 2 else _EMPHASIS.sub(r"<em>\1</em>", part)
+        for index, part in enumerate(parts)
+    )

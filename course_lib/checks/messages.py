@@ -27,7 +27,7 @@ SENTENCES: dict[str, str] = {
     "first_step": "The first value that differs from the reference is “{after}”.",
     "forbidden": "{name} does this exercise's work, so it may not be used here. Write it yourself.",
     "misconception": "This looks like: {name}.",
-    "hint": 'For a hint, run  hint("{id}")  – {left} of {total} left.',
+    "hint": 'For a hint, run `hint("{id}")`: {left} of {total} left.',
     "no_hint": "You have seen all {total} hints.",
     "more_cases": "{failed} of {cases} cases failed.",
     "unknown": "There is no exercise {id!r}. {near}",

@@ -117,7 +117,7 @@ def _against(budget: int, measured: int) -> str:
 
 
 def _live_memory(inputs: list[Any]) -> Any:
-    """A mode that keeps the bytes of new tensors: `largest` of one, `peak` of all alive after an operation."""
+    """A mode that notes the bytes of new tensors: `largest` of one, `peak` of all alive at once."""
     import torch
     from torch.multiprocessing.reductions import StorageWeakRef
     from torch.utils._python_dispatch import TorchDispatchMode
