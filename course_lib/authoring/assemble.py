@@ -47,22 +47,21 @@ class Draft:
 
     @property
     def is_current(self) -> bool:
-        """Whether the committed outputs are those of this source and this library, and complete."""
+        """Whether the committed outputs are those of this code and this library, and complete."""
         if self.committed is None or not is_complete(self.committed.cells):
             return False
         if self.committed.metadata.get("course") != self.notebook.metadata["course"]:
             return False
-        return [_identity(cell) for cell in self.committed.cells] == [
-            _identity(cell) for cell in self.notebook.cells
-        ]
+        return _code(self.committed) == _code(self.notebook)
 
     def with_committed_outputs(self) -> NotebookNode:
         """The notebook of the source with the outputs that are committed. Only where `is_current`."""
         assert self.committed is not None
         notebook = deepcopy(self.notebook)
-        for cell, old in zip(notebook.cells, self.committed.cells, strict=True):
-            if cell.cell_type == "code":
-                cell.outputs, cell.execution_count = deepcopy(old.outputs), old.execution_count
+        before = (cell for cell in self.committed.cells if cell.cell_type == "code")
+        after = (cell for cell in notebook.cells if cell.cell_type == "code")
+        for cell, old in zip(after, before, strict=True):
+            cell.outputs, cell.execution_count = deepcopy(old.outputs), old.execution_count
         return notebook
 
 
@@ -70,7 +69,7 @@ def draft(source: Source, entries: Entries) -> Draft:
     """Derive a source's notebooks. Raises SourceError where the text does not allow it."""
     name = f"{source.folder.name}/{source.text_path.name}"
     cells = read_cells(source)
-    mark = fingerprint(source.root, source.text_path.read_text(encoding="utf-8"), cells)
+    mark = fingerprint(source.root, cells)
     exercises = find_exercises(cells, name) if source.kind == "solution" else []
     cells = solution_cells(cells, exercises, entries)
     committed = read_notebook(source.notebook_path)
@@ -137,5 +136,5 @@ def _notebook(cells: Sequence[NotebookNode], chapter: str, kind: str, mark: str)
     return new_notebook(cells=[copy_cell(cell) for cell in cells], metadata=metadata)
 
 
-def _identity(cell: NotebookNode) -> tuple[str, str, str]:
-    return cell.get("id", ""), cell.cell_type, cell.source
+def _code(notebook: NotebookNode) -> list[str]:
+    return [cell.source for cell in notebook.cells if cell.cell_type == "code"]

@@ -1,7 +1,8 @@
 """`course build`: texts become executed notebooks and exercises; `--check` says what is out of step.
 
-A notebook is run when its text, or anything of the library that it uses, has changed since its
-committed outputs were made, or with `force`; all others keep their outputs. Two builds of the same
+A notebook is run when its code, or anything of the library that it uses, has changed since its
+committed outputs were made, or with `force`; all others keep their outputs, also when their prose
+is new. Two builds of the same
 sources give the same bytes. Cells tagged `volatile` (timings, measured speeds) keep the outputs
 they had as long as their own text is unchanged, even when the notebook is run again: to renew one,
 change the cell or delete the notebook first.
@@ -82,12 +83,12 @@ def build(
     Mistakes in the sources are reported as problems, never raised.
     """
     root = Path(root).resolve()
-    builder = _Builder(root, entries, limits or limits_from_environment(), BuildReport())
+    wanted = list(chapters or ()) or None
     try:
-        sources = find_sources(root, chapters)
-    except SourceError as error:
-        builder.report.problems.append(str(error))
-        return builder.report
+        sources = find_sources(root, wanted)
+        builder = _Builder(root, entries, limits or limits_from_environment(), BuildReport())
+    except ValueError as error:
+        return BuildReport(problems=[str(error)])
     drafts = builder.drafts(sources)
     if structure:
         for one in drafts:
@@ -96,7 +97,7 @@ def build(
         builder.check(drafts, execute, jobs or default_jobs(), console)
     else:
         builder.build(drafts, force, jobs or default_jobs(), console)
-    builder.orphans(sources if chapters is None else None)
+    builder.orphans(sources if wanted is None else None)
     return builder.report
 
 
@@ -126,6 +127,7 @@ class _Builder:
 
     def build(self, drafts: Sequence[Draft], force: bool, jobs: int, console: Console | None) -> None:
         """Run what changed, and write what differs from the disk."""
+        drafts = [one for one in drafts if self._keeps_ids(one)]
         stale = {one.source.label: one for one in drafts if force or not one.is_current}
         for one in drafts:
             if one.source.label not in stale:
@@ -202,6 +204,16 @@ class _Builder:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, content)
         self.report.written.append(path)
+
+    def _keeps_ids(self, one: Draft) -> bool:
+        """Whether the ids on disk can be read; a build over a broken notebook would give out new ones."""
+        readable = one.committed is not None or not one.source.notebook_path.exists()
+        if not readable:
+            self.report.problems.append(
+                f"{one.source.label}: not a readable notebook, and a new one would lose its cells' ids; "
+                "restore it from the repository, or delete it"
+            )
+        return readable
 
     def _compare(self, one: Draft) -> None:
         self._compare_file(one, one.source.notebook_path, one.notebook)

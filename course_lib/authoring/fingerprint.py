@@ -1,9 +1,10 @@
 """What a notebook's outputs depend on, as one SHA-256: nothing is run again while it is unchanged.
 
-It covers the text, every module of `course_lib` that the code cells import (directly or through
-other modules), the data files those modules name, the entries of the exercises that are checked,
-and the pinned version of torch. Python's own version is left out on purpose: the committed
-notebooks have to be in step on every Python that the course supports.
+It covers the code cells with their tags, every module of `course_lib` that they import (directly or
+through other modules), the data files those modules name, the entries of the exercises that are
+checked, and the pinned version of torch. Prose is left out: no output depends on it. Python's own
+version is left out on purpose: the committed notebooks have to be in step on every Python that the
+course supports.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
+from .source import tags
+
 PACKAGE = "course_lib"
 # Raised when the way notebooks are made changes, so that all of them are made again.
 FORMAT = "1"
@@ -24,10 +27,10 @@ _MAGIC = re.compile(r"^\s*[%!].*$", re.MULTILINE)
 _CHECKED = re.compile(r"""^\s*check\(\s*["']([a-z0-9_]+)/""", re.MULTILINE)
 
 
-def fingerprint(root: Path, text: str, cells: Sequence[NotebookNode]) -> str:
+def fingerprint(root: Path, cells: Sequence[NotebookNode]) -> str:
     """The SHA-256, as 64 hexadecimal digits, of everything that the outputs of these cells depend on."""
     digest = hashlib.sha256()
-    for name, content in _parts(root, text, cells):
+    for name, content in _parts(root, cells):
         digest.update(f"{name}\0{len(content)}\0".encode())
         digest.update(content)
     return digest.hexdigest()
@@ -69,10 +72,13 @@ def imports(source: str, module: str) -> set[str]:
     return {name for node in ast.walk(tree) for name in _names(node, module) if _is_ours(name)}
 
 
-def _parts(root: Path, text: str, cells: Sequence[NotebookNode]) -> Iterator[tuple[str, bytes]]:
+def _parts(root: Path, cells: Sequence[NotebookNode]) -> Iterator[tuple[str, bytes]]:
     yield "format", FORMAT.encode()
     yield "torch", _torch_pin(root).encode()
-    yield "text", _unix(text.encode())
+    for cell in cells:
+        if cell.cell_type == "code":
+            yield "code", _unix(cell.source.encode())
+            yield "tags", " ".join(tags(cell)).encode()
     for path in depends_on(root, cells):
         content = path.read_bytes()
         is_text = path.suffix in (".py", ".js", ".css", ".html", ".md", ".json")

@@ -16,7 +16,8 @@ from .source import describe, tags
 
 VOLATILE = "volatile"
 COMPARED = "NBVAL_CHECK_OUTPUT"
-_ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]{6,}")
+_ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]{6,}|\b0x[57][0-9a-f]{11}\b")
+_WIDGET = "application/vnd.jupyter.widget-view+json"
 _CELL_FILE = re.compile(r"(?:[A-Za-z]:)?[^\s\"'<>:]*ipykernel_\d+[/\\]\d+\.py")
 _CARRIAGE_RETURN = re.compile(r"[^\n]*\r(?=[^\n])")
 
@@ -170,6 +171,8 @@ def _complaints(cell: NotebookNode, root: Path) -> Iterator[str]:
                 yield "shows a path of this machine; print a relative path or a name"
             if mime == "text/html" and any(_lacks_alt(*element) for element in html_elements(text)):
                 yield "shows a picture without alternative text; give every <img> an alt"
+        if _WIDGET in output.get("data", {}):
+            yield "shows a live widget, whose id differs on every run; show it still when COURSE_BUILD is set"
         if output.output_type in ("display_data", "execute_result") and _picture_without_alt(output):
             yield "shows a picture without alternative text; use show(figure, alt=...)"
 

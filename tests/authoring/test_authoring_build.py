@@ -221,6 +221,32 @@ def test_only_what_changed_is_run_again(copy):
     assert [path.name for path in report.written] == ["02_two.ipynb"]
 
 
+def test_new_prose_runs_nothing_and_keeps_outputs(copy, cell: Callable[..., str]):
+    outputs = copy.notebook("notebooks/02_two.ipynb").cells[-1].outputs
+    assert outputs
+    copy.lesson("02_two", "A sentence.\n\n+++\n", cell("print(2)"), "And another.\n")
+    report = copy.build()
+    assert report.problems == [] and report.executed == [] and len(report.written) == 1
+    texts = [(one.cell_type, one.source) for one in copy.notebook("notebooks/02_two.ipynb").cells]
+    assert texts[-2:] == [("code", "print(2)"), ("markdown", "And another.")]
+    assert copy.notebook("notebooks/02_two.ipynb").cells[-2].outputs == outputs
+    assert copy.build(check=True).problems == []
+
+
+def test_a_broken_notebook_is_not_built_over(copy):
+    path = copy.root / "notebooks/02_two.ipynb"
+    path.write_text("<<<<<<< HEAD\n" + path.read_text())
+    before = path.read_bytes()
+    report = copy.build(force=True)
+    assert len(report.problems) == 1 and "not a readable notebook" in report.problems[0]
+    assert path.read_bytes() == before
+
+
+def test_a_wrong_time_scale_is_one_problem(copy, monkeypatch):
+    monkeypatch.setenv("COURSE_TIME_SCALE", "quick")
+    assert len(copy.build().problems) == 1
+
+
 def test_a_cell_put_in_front_leaves_the_ids_of_the_others(copy, cell: Callable[..., str]):
     before = [one.id for one in copy.notebook("notebooks/02_two.ipynb").cells]
     copy.lesson("02_two", "New text.\n\n+++\n", cell("y = 1"), cell("print(2)  # still"))

@@ -172,18 +172,24 @@ def test_an_import_loop_and_a_cell_that_is_no_python_are_no_trouble(library: Pat
 )
 def test_the_fingerprint_changes_with_what_is_used_alone(library: Path, name: str, matters: bool):
     cells = [new_code_cell("from course_lib.a import f")]
-    before = fingerprint(library, "text", cells)
-    assert fingerprint(library, "text", cells) == before
+    before = fingerprint(library, cells)
+    assert fingerprint(library, cells) == before
     (library / name).write_text("VALUE = 2\n")
-    assert (fingerprint(library, "text", cells) != before) == matters
+    assert (fingerprint(library, cells) != before) == matters
 
 
-def test_the_fingerprint_changes_with_the_text_and_torch_but_not_with_line_ends(library: Path):
-    before = fingerprint(library, "a\nb\n", [])
-    assert fingerprint(library, "a\nc\n", []) != before
-    assert fingerprint(library, "a\r\nb\r\n", []) == before
+def test_the_fingerprint_changes_with_code_tags_and_torch_but_not_with_prose(library: Path):
+    def of(code: str, *tags: str, prose: str = "Text") -> str:
+        cell = new_code_cell(code, metadata={"tags": list(tags)})
+        return fingerprint(library, [new_markdown_cell(prose), cell])
+
+    before = of("a\nb")
+    assert of("a\nc") != before
+    assert of("a\nb", "raises-exception") != before
+    assert of("a\nb", prose="Other") == before
+    assert of("a\r\nb") == before
     (library / "pyproject.toml").write_text('"torch==2.14.0"')
-    assert fingerprint(library, "a\nb\n", []) != before
+    assert of("a\nb") != before
 
 
 def test_relative_imports_start_from_the_module():
@@ -217,6 +223,8 @@ PNG = "iVBORw0KGgo="
         (shown(text__html="<img src='x' alt=' '>"), "without alternative text"),
         (shown(image__svg_xml="<svg><path/></svg>"), "without alternative text"),
         (printed("<object object at 0x7f1234567890>"), "address of an object"),
+        (printed("0x7f1234567890"), "address of an object"),
+        (shown(**{"application__vnd.jupyter.widget-view+json": {"model_id": "x"}}), "live widget"),
         (printed("{root}/data/x.txt"), "path of this machine"),
         (printed("see {home}/x"), "path of this machine"),
     ],
