@@ -11,7 +11,7 @@ Aligned = tuple[str, str]
 
 _OPENERS = {
     "first": ("", "一天 早上 ，", "一天 晚上 ，", "有 一天 ，", "昨天 ，"),
-    "later": ("", "然后", "后来 ，", "不久", "在 那 之后 ，"),
+    "later": ("", "然后", "后来 ，", "不久 ，", "在 那 之后 ，"),
 }
 _PRONOUNS = {"he": "他", "she": "她", "it": "它", "they": "它们"}
 
@@ -52,7 +52,8 @@ def _entity(told: Told, token: Token, entity: Entity) -> list[Aligned]:
     if entity.type == "place":
         name = (entity.noun.chinese, noun)
         place = [name, (entity.noun.localiser, preposition)]
-        return {"in": [("在", preposition), *place], "loc": place}.get(form, [name])
+        reached = place if entity.noun.localiser != "里" and form != "bare" else [name]
+        return {"in": [("在", preposition), *place], "loc": place}.get(form, reached)
     phrase = _pronoun_or_phrase(told, slot, entity, form)
     if form == "from":
         return [("从", preposition), *phrase, ("那里", preposition)]

@@ -16,7 +16,7 @@ _GOLDEN = 0x9E3779B97F4A7C15
 class Choice(NamedTuple):
     """One choice that was made: the option taken, its weight, and the weight of all options."""
 
-    index: int
+    option: int
     weight: int
     total: int
 
@@ -108,7 +108,7 @@ class ReplayChooser:
         possible = [index for index, weight in enumerate(weights) if weight > 0]
         index = self.path[depth] if depth < len(self.path) else possible[0]
         if depth >= len(self.path):
-            taken = [choice.index for choice in self.choices]
+            taken = [choice.option for choice in self.choices]
             self.branches.extend([*taken, other] for other in possible[1:])
         self.choices.append(Choice(index, weights[index], sum(weights)))
         return index

@@ -10,7 +10,6 @@ from course_lib.data.story_world.events import KINDS, Kind
 from course_lib.data.story_world.lexicon import Adjective, Noun
 from course_lib.data.story_world.state import BITS, World
 
-_OWN_ADJECTIVES = ("cross_too",)
 # A story is about as often set by the river or in town as at home: both banks are met often.
 _START_WEIGHTS = {"h": 3, "t": 4, "f": 4, "r": 8, "s": 4, "w": 4, "b": 4}
 
@@ -70,8 +69,9 @@ class WorldConfig:
             places=("kitchen", "garden"),
             adjectives=("red", "happy", "tired"),
             kinds=(
-                "be come go find give lose pick_fruit feel_glad sing hug run_up animal_run chased_by rain"
-            ).split(),
+                *("be", "come", "go", "find", "give", "lose", "pick_fruit", "feel_glad", "sing", "hug"),
+                *("run_up", "animal_run", "chased_by", "rain"),
+            ),
             min_sentences=2,
             max_sentences=3,
             max_people=2,
@@ -162,6 +162,30 @@ class WorldConfig:
                 for a in lexicon.adjectives_of(group)
                 if self.adjectives is None or a.lemma in self.adjectives
             )
+        return found  # type: ignore[return-value]
+
+    def adjectives_of_noun(self, noun: Noun) -> tuple[Adjective, ...]:
+        """The adjectives with which a new thing may be told: a fruit is ripe, a hat is old or red."""
+        own = self.adjectives_of(noun.described_as)
+        return own + self.adjectives_of("colour") if noun.described_as == "thing" else own
+
+    def adjectives_for(self, nouns: list[Noun]) -> tuple[tuple[Adjective | None, ...], tuple[int, ...]]:
+        """The adjectives that some of the nouns take, none first and half of the time, with their weights."""
+        groups = {noun.described_as: noun for noun in nouns}
+        key = ("adjectives for", *sorted(groups))
+        found = self._tables.get(key)
+        if found is None:
+            options = [a for _, noun in sorted(groups.items()) for a in self.adjectives_of_noun(noun)]
+            found = self._tables[key] = ((None, *options), (max(1, len(options)), *[1] * len(options)))
+        return found  # type: ignore[return-value]
+
+    def always_open(self, role: str) -> int:
+        """Below how many sentences a role has something to do whatever the state: one kind goes a sentence."""
+        found = self._tables.get(("always open", role))
+        if found is None:
+            free = [k for k, _, pool in self._kind_table(role) if not pool and set(k.needs) <= {"placed"}]
+            endless = sum(kind.repeats for kind in free) > 1
+            found = self._tables[("always open", role)] = 1_000_000 if endless else len(free)
         return found  # type: ignore[return-value]
 
     def adjectives_too(self, noun: Noun) -> tuple[Adjective, ...]:

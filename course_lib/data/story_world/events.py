@@ -756,7 +756,7 @@ USING = (
         "held_ride",
         "T=held:ride P=place",
         "{A} rode~v {T:full} {P:to}",
-        "{A} est~v allé@A~v {P:in} avec~v {T:p}",
+        "{A} a~v pris~v {T:full} pour~v aller~v {P:in}",
         "{A} 骑~v {T} 去 了 {P}",
         "at A P; feel A 1",
         weight=30,
@@ -865,7 +865,7 @@ PEOPLE = (
         "person",
         "gift",
         "T=gift B=giver:T",
-        "{A} thanked~v {B} for~p {T}",
+        "{A} thanked~v {B} for~p {T:full}",
         "{A} ^ a~v remercié%B~v {B:o} pour~p {T:p}",
         "{A} 为~p {T} 感谢~v 了 {B}",
         "feel B 1",
@@ -1102,6 +1102,7 @@ ANIMALS_ACT = (
         "{A} 很~v {F}",
         "word A F",
         weight=5,
+        salience=0,
     ),
 )
 
@@ -1345,8 +1346,9 @@ RIVER_BANK = (
         "P=river_bank",
         "The~d water~t rose~v over~o {P}",
         "L'~d eau~t a~v recouvert~v {P}",
-        "水~t 漫过~v 了~o {P}",
+        "水~t 漫过~v 了~o {P:bare}",
         weight=10,
+        salience=0,
     ),
     _kind(
         "bank_is_wet",
@@ -1355,8 +1357,9 @@ RIVER_BANK = (
         "P=river_bank F=adjective:river_bank",
         "{P} of~f the~d river~r was~v {F}",
         "{P} de~f la~d rivière~r était~v {F@P}",
-        "河~r 的~f {P} 很~v {F}",
+        "河~r 的~f {P:bare} 很~v {F}",
         weight=16,
+        salience=0,
     ),
 )
 
@@ -1405,6 +1408,7 @@ MONEY_BANK = (
         "L'~d employé~k {P:of} a~v compté~v {X}",
         "{P} 的~P.prep 职员~k 数~v 了 {X}",
         weight=16,
+        salience=0,
     ),
     _kind(
         "bank_is_closed",
@@ -1415,6 +1419,7 @@ MONEY_BANK = (
         "L'~d employé~k a~s dit~s que~t {P} était~v {F@P}",
         "职员~k 说~s {P} {F} 了~v",
         weight=10,
+        salience=0,
     ),
 )
 
@@ -1428,6 +1433,7 @@ APPLE = (
         "Apple~a a~v ouvert~v une~d boutique~s en~i ville~t",
         "苹果~a 在~i 城里~t 开~v 了 一家~d 商店~s",
         weight=7,
+        salience=0,
     ),
     _kind(
         "apple_phone",
@@ -1438,6 +1444,7 @@ APPLE = (
         "Apple~a a~v présenté~v un~d nouveau~n téléphone~p",
         "苹果~a 发布~v 了 一部~d 新~n 手机~p",
         weight=7,
+        salience=0,
     ),
     _kind(
         "works_for_apple",
@@ -1492,12 +1499,13 @@ APPLE = (
         "L'~d écran~s {T:of} était~v {F}",
         "{T} 的~o 屏幕~s 很~v {F}",
         weight=30,
+        salience=0,
     ),
 )
 
 SKY = (
-    _kind("rain", "world", "", "", "It~i rained~v", "Il~i a~v plu~v", "下~v 雨~v 了", weight=3),
-    _kind("snow", "world", "", "", "It~i snowed~v", "Il~i a~v neigé~v", "下~v 雪~v 了", weight=2),
+    _kind("rain", "world", "", "", "It~i rained~v", "Il~i a~v plu~v", "下~v 雨~v 了", weight=3, salience=0),
+    _kind("snow", "world", "", "", "It~i snowed~v", "Il~i a~v neigé~v", "下~v 雪~v 了", weight=2, salience=0),
     _kind(
         "sun",
         "world",
@@ -1507,6 +1515,7 @@ SKY = (
         "Le~d soleil~s a~v brillé~v",
         "太阳~s 照耀~v 着",
         weight=3,
+        salience=0,
     ),
     _kind(
         "wind",
@@ -1517,6 +1526,7 @@ SKY = (
         "Le~d vent~s a~v soufflé~v",
         "刮~v 风~s 了",
         weight=2,
+        salience=0,
     ),
     _kind(
         "weather",
@@ -1527,6 +1537,7 @@ SKY = (
         "Le~d temps~s était~v {F}",
         "天气~s 很~v {F}",
         weight=4,
+        salience=0,
     ),
 )
 

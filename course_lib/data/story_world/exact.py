@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from course_lib.data.story_world.chooser import ReplayChooser
 from course_lib.data.story_world.config import WorldConfig
-from course_lib.data.story_world.narrator import Told, commit, tell_next, tell_story
+from course_lib.data.story_world.narrator import Told, Words, commit, possible_actors, tell_next, tell_story
 from course_lib.data.story_world.skeleton import SPLITS, split_of, story_skeleton
 from course_lib.data.story_world.state import World
 
@@ -40,18 +40,34 @@ class _Differs(Exception):
     """The sentence being told leaves the words that were given."""
 
 
-class _Matching(list[str]):
+class _Matching(Words):
     """A list that only takes the words it is expected to take."""
 
     def __init__(self, expected: Sequence[str], start: int) -> None:
         super().__init__()
         self.expected, self.start = expected, start
+        self.announced = 0
 
     def append(self, word: str) -> None:
         position = self.start + len(self)
         if position >= len(self.expected) or self.expected[position] != word:
             raise _Differs
         super().append(word)
+
+    def announce(self, words: list[str]) -> None:
+        position = self.start + len(self)
+        for word, expected in zip(
+            words, [*self.expected[position : position + len(words)], ""], strict=False
+        ):
+            if word != expected:
+                raise _Differs
+            self.announced += 1
+        self.announced = 0
+
+    @property
+    def matched(self) -> int:
+        """How many words agree, said or announced."""
+        return len(self) + self.announced
 
 
 def word_log_probabilities(
@@ -63,7 +79,7 @@ def word_log_probabilities(
     while start < len(words):
         mass, _ = _ways_on(config, world, words, start)
         chooser = ReplayChooser(path[taken:])
-        told = tell_next(config, world, chooser, [])
+        told = tell_next(config, world, chooser, Words())
         assert told is not None
         commit(world, told)
         taken += len(chooser.choices)
@@ -82,17 +98,19 @@ def _ways_on(
     """
     mass: dict[int, float] = {}
     ended = 0.0
+    actors = possible_actors(config, world)
     pending: list[list[int]] = [[]]
     while pending:
         chooser, matched = ReplayChooser(pending.pop()), _Matching(words, start)
         try:
-            if tell_next(config, world, chooser, matched) is None:
+            if tell_next(config, world, chooser, matched, actors) is None:
                 ended += _float_probability(chooser)
                 pending.extend(chooser.branches)
                 continue
         except _Differs:
             pass
-        mass[len(matched)] = mass.get(len(matched), 0.0) + _float_probability(chooser)
+        count = matched.matched
+        mass[count] = mass.get(count, 0.0) + _float_probability(chooser)
         pending.extend(chooser.branches)
     return mass, ended
 

@@ -120,7 +120,8 @@ class _Sentence:
     def _with_preposition(self, token: Token, entity: Entity) -> list[Aligned]:
         slot, form, key = token.slot, token.form, f"{token.slot}.prep"
         if form == "in" and self.form(slot) == "there":
-            return [("là", f"{slot}.noun")]
+            near = self.told.kind.name == "be_too"
+            return [("là" if near else "là-bas", f"{slot}.noun")]
         if form == "in":
             return [(entity.noun.french_preposition, key), *self._phrase(slot)]
         if form == "until":

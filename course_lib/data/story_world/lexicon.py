@@ -22,7 +22,7 @@ SETTINGS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Noun:
     """A noun (or a name) in three languages.
 
@@ -46,11 +46,13 @@ class Noun:
     french_preposition: str = ""
     localiser: str = ""
 
-    def __hash__(self) -> int:
-        return hash((self.lemma, self.chinese))
+    @cached_property
+    def described_as(self) -> str:
+        """The class of adjectives that a new thing of this noun may take."""
+        return next((group for group in ("phone", "fruit", "food") if group in self.classes), "thing")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Adjective:
     """An adjective in three languages; the four French forms, and where it stands in French."""
 
@@ -68,9 +70,6 @@ class Adjective:
 
     def french_form(self, gender: str, plural: bool) -> str:
         return self.french[(2 if plural else 0) + (1 if gender == "f" else 0)]
-
-    def __hash__(self) -> int:
-        return hash(self.lemma)
 
 
 @dataclass(frozen=True)
@@ -118,13 +117,13 @@ schoolgirl|schoolgirls|f|écolière|女学生|个|s
 ANIMAL_ROWS = """
 dog|dogs|chien|m|-|狗|只|*
 cat|cats|chat|m|-|猫|只|*
-puppy|puppies|chiot|m|-|小狗|只|hts
-kitten|kittens|chaton|m|-|小猫|只|hts
+puppy|puppies|chiot|m|-|幼犬|只|hts
+kitten|kittens|chaton|m|-|幼猫|只|hts
 mouse|mice|souris|f|souris|老鼠|只|hfsw
 parrot|parrots|perroquet|m|-|鹦鹉|只|h
 pigeon|pigeons|pigeon|m|-|鸽子|只|t
 horse|horses|cheval|m|chevaux|马|匹|f
-pony|ponies|poney|m|-|小马|匹|f
+pony|ponies|poney|m|-|矮马|匹|f
 cow|cows|vache|f|-|奶牛|头|f
 goat|goats|chèvre|f|-|山羊|只|f
 hen|hens|poule|f|-|母鸡|只|f
@@ -279,7 +278,7 @@ stable|stables|écurie|f|马厩|间|in|dans|里|indoors|f
 field|fields|champ|m|田野|片|in|dans|里|grass|f
 orchard|orchards|verger|m|果园|座|in|dans|里|tree|f
 meadow|meadows|pré|m|草地|片|in|dans|上|grass|f
-farmyard|farmyards|cour|f|农家院子|个|in|dans|里||f
+farmyard|farmyards|cour de ferme|f|农家院子|个|in|dans|里||f
 mill|mills|moulin|m|磨坊|座|in|dans|里|indoors|r
 bridge|bridges|pont|m|桥|座|on|sur|上|water|r
 island|islands|île|f|小岛|座|on|sur|上|water grass|r
@@ -321,7 +320,7 @@ ditch|ditches|fossé|m|水沟|条|way
 water|waters|eau|f|水|些|water
 sunset|sunsets|coucher de soleil|m|日落|次|water
 money|monies|argent|m|钱|些|money
-savings|savings|épargne|f|存款|笔|money
+cash|cash|argent liquide|m|现金|些|money
 """
 
 # lemma|French masculine|feminine or -|Chinese|classes; a leading < marks an adjective before the French noun
@@ -338,7 +337,7 @@ purple|violet|violette|紫色|colour
 small|<petit|-|小|size animal box_too
 big|<grand|-|大|size animal thing_too
 long|<long|longue|长|long
-tall|<grand|-|高|role
+tall|grand|-|高|role
 old|<vieux|vieille|旧|thing
 young|<jeune|jeune|年轻|role
 elderly|âgé|-|年老|role
@@ -398,7 +397,7 @@ closed|fermé|-|关门|money_bank
 open|ouvert|-|开门|money_bank
 cold|froid|-|冷|weather
 warm|doux|douce|暖和|weather
-windy|venteux|venteuse|多风|weather
+dry|sec|sèche|干燥|weather
 sunny|ensoleillé|-|晴朗|weather
 bright|lumineux|lumineuse|明亮|screen
 dark|sombre|sombre|暗|screen

@@ -26,7 +26,7 @@ OPENERS = {
 }
 _OPENER_WEIGHTS = {"first": (6, 2, 2, 2, 1), "later": (28, 3, 2, 1, 1)}
 _COUNTS = (1, 2, 3, 4, SOME)
-_COUNT_WEIGHTS = (8, 2, 1, 1, 2)
+_COUNT_WEIGHTS = (2, 1, 1, 2)  # of 2, 3, 4 and some, against 8 for one
 PREPOSITIONS = frozenset({"to", "from", "with", "for", "at", "of"})
 OBJECTIVE = {"he": "him", "she": "her", "it": "it", "they": "them"}
 _POSSESSIVE = {"he": "his", "she": "her", "it": "its", "they": "their"}
@@ -43,6 +43,13 @@ class Mention(NamedTuple):
     end: int
 
 
+class Words(list[str]):
+    """The words of a sentence as they are said. Matching against a given text overrides both methods."""
+
+    def announce(self, words: list[str]) -> None:
+        """Called with the very next words as soon as they are certain, before the choices after them."""
+
+
 @dataclass
 class Told:
     """One sentence as it was told: the event, who took part, and the English words with their mentions."""
@@ -50,9 +57,10 @@ class Told:
     kind: Kind
     actor: Entity | None
     values: dict[str, Value]
+    words: Words
     opener: int = 0
     opener_set: str = "later"
-    words: list[str] = field(default_factory=list)
+    slot_is_next: bool = False
     keys: list[str] = field(default_factory=list)
     mentions: list[Mention] = field(default_factory=list)
     new: list[Entity] = field(default_factory=list)
@@ -77,27 +85,31 @@ def tell_story(config: WorldConfig, chooser: Chooser) -> list[Told]:
     """A whole story, every choice of it left to `chooser`."""
     world = config.new_world()
     story: list[Told] = []
-    while (told := tell_next(config, world, chooser, [])) is not None:
+    while (told := tell_next(config, world, chooser, Words())) is not None:
         commit(world, told)
         story.append(told)
     return story
 
 
-def tell_next(config: WorldConfig, world: World, chooser: Chooser, words: list[str]) -> Told | None:
-    """The next sentence, or None where the story ends. Changes nothing: `commit` does."""
-    found = _choose_actor(config, world, chooser)
-    if found is None:
+def tell_next(
+    config: WorldConfig, world: World, chooser: Chooser, words: Words, actors: list[Actor] | None = None
+) -> Told | None:
+    """The next sentence, or None where the story ends. Changes nothing: `commit` does.
+
+    `actors` saves finding `possible_actors(config, world)` again where one state is left many times.
+    """
+    actors = possible_actors(config, world) if actors is None else actors
+    end = config.end_weight(world.sentences)
+    if not actors or end is None:
         return None
-    role, actor, kinds, weights = found
-    kind = kinds[chooser.weighted(weights)]
-    told = Told(kind, actor, {}, words=words)
-    if role in ("first", "newcomer"):
-        told.actor = _new_person(config, world, told, chooser, first=role == "first")
-    elif role == "new_animal":
-        told.actor = _new_animal(config, world, told, chooser)
+    index = chooser.weighted([end, *(actor.weight for actor in actors)])
+    if not index:
+        return None
+    kinds, weights = actors[index - 1].open_kinds(config, world)
+    told = Told(kinds[chooser.weighted(weights)], actors[index - 1].entity, {}, words)
     if told.actor is not None:
         told.values["A"] = told.actor
-    _tell(config, world, told, chooser)
+    _tell(_Scene(config, world, told, chooser))
     return told
 
 
@@ -136,36 +148,40 @@ def _apply(world: World, told: Told, command: tuple[str, ...]) -> None:
 # Who acts, and what they do -----------------------------------------------------------------------------------
 
 
-def _choose_actor(
-    config: WorldConfig, world: World, chooser: Chooser
-) -> tuple[str, Entity | None, list[Kind], list[int]] | None:
-    """The next sentence's actor with the kinds open to it; None ends the story."""
-    options: list[tuple[str, Entity | None, list[Kind], list[int]]] = []
-    weights = []
-    for role, actor, weight in _candidates(config, world):
-        kinds, kind_weights = _open_kinds(config, world, role, actor)
-        if kinds:
-            options.append((role, actor, kinds, kind_weights))
-            weights.append(weight)
-    end = config.end_weight(world.sentences)
-    if not options or end is None:
-        return None
-    index = chooser.weighted([end, *weights])
-    return options[index - 1] if index else None
+@dataclass
+class Actor:
+    """Somebody who may act next (no entity: a newcomer, or the world at large), and what they may do."""
+
+    role: str
+    entity: Entity | None
+    weight: int
+    kinds: tuple[list[Kind], list[int]] | None = None
+
+    def open_kinds(self, config: WorldConfig, world: World) -> tuple[list[Kind], list[int]]:
+        if self.kinds is None:
+            self.kinds = _open_kinds(config, world, self.role, self.entity)
+        return self.kinds
 
 
-def _candidates(config: WorldConfig, world: World) -> list[tuple[str, Entity | None, int]]:
-    if not world.people:
-        return [("first", None, 1)]
-    found: list[tuple[str, Entity | None, int]] = [
-        ("person", person, _FOCUS if person is world.focus else _OTHER) for person in world.people
+def possible_actors(config: WorldConfig, world: World) -> list[Actor]:
+    """Everyone to whom something can happen now."""
+    return [
+        actor
+        for actor in _candidates(config, world)
+        if world.sentences < config.always_open(actor.role) or actor.open_kinds(config, world)[0]
     ]
-    found += [("animal", animal, _ANIMAL) for animal in world.animals]
+
+
+def _candidates(config: WorldConfig, world: World) -> list[Actor]:
+    if not world.people:
+        return [Actor("first", None, 1)]
+    found = [Actor("person", who, _FOCUS if who is world.focus else _OTHER) for who in world.people]
+    found += [Actor("animal", animal, _ANIMAL) for animal in world.animals]
     if len(world.people) < config.max_people:
-        found.append(("newcomer", None, _NEWCOMER if len(world.people) == 1 else 1))
+        found.append(Actor("newcomer", None, _NEWCOMER if len(world.people) == 1 else 1))
     if len(world.animals) < config.max_animals:
-        found.append(("new_animal", None, _NEW_ANIMAL))
-    found.append(("world", None, _WORLD))
+        found.append(Actor("new_animal", None, _NEW_ANIMAL))
+    found.append(Actor("world", None, _WORLD))
     return found
 
 
@@ -188,16 +204,19 @@ def _open_kinds(
 
 
 def _pool_left(config: WorldConfig, world: World, pool: str) -> bool:
+    """Whether the pool has a noun that the story has not used."""
     if pool == "person":
-        return any(noun not in world.used for noun in config.people_pool(world.setting))
-    if pool == "animal":
-        return any(noun not in world.used for noun in config.animal_pool(world.setting))
-    if len(world.things) >= config.max_things:
+        nouns = config.people_pool(world.setting)
+    elif pool == "animal":
+        nouns = config.animal_pool(world.setting)
+    elif len(world.things) < config.max_things:
+        nouns = config.thing_pool(pool, world.setting)
+    else:
         return False
-    return any(noun not in world.used for noun in config.thing_pool(pool, world.setting))
+    return len(nouns) > len(world.used) or any(noun not in world.used for noun in nouns)
 
 
-# Who and what takes part --------------------------------------------------------------------------------------
+# Who and what takes part. Number, adjective and noun are chosen in the order in which English says them. --------
 
 
 def _new_entity(world: World, told: Told, entity_type: str, noun: Noun) -> Entity:
@@ -207,41 +226,56 @@ def _new_entity(world: World, told: Told, entity_type: str, noun: Noun) -> Entit
     return entity
 
 
-def _new_person(config: WorldConfig, world: World, told: Told, chooser: Chooser, first: bool) -> Entity:
-    pool = [noun for noun in config.people_pool("" if first else world.setting) if noun not in world.used]
-    noun = pool[chooser.weighted([4 if noun.is_name else 1 for noun in pool])]
-    person = _new_entity(world, told, "person", noun)
-    if not noun.is_name:
-        person.adjective = _describe(config, chooser, "role")
-    return person
+def _new_person(scene: _Scene) -> Entity:
+    config, world, chooser = scene.config, scene.world, scene.chooser
+    pool = [noun for noun in config.people_pool(world.setting) if noun not in world.used]
+    names = [noun for noun in pool if noun.is_name]
+    roles = [noun for noun in pool if not noun.is_name]
+    if chooser.weighted((4 * len(names), len(roles))) == 0:
+        return _new_entity(world, scene.told, "person", names[chooser.uniform(len(names))])
+    return _described(scene, "person", roles, config.adjectives_of("role"))
 
 
-def _new_animal(config: WorldConfig, world: World, told: Told, chooser: Chooser) -> Entity:
-    pool = [noun for noun in config.animal_pool(world.setting) if noun not in world.used]
-    animal = _new_entity(world, told, "animal", pool[chooser.uniform(len(pool))])
-    animal.adjective = _describe(config, chooser, "animal")
-    return animal
+def _new_animal(scene: _Scene) -> Entity:
+    pool = [n for n in scene.config.animal_pool(scene.world.setting) if n not in scene.world.used]
+    return _described(scene, "animal", pool, scene.config.adjectives_of("animal"))
 
 
-def _new_thing(config: WorldConfig, world: World, told: Told, chooser: Chooser, use: str) -> Entity:
+def _described(
+    scene: _Scene, entity_type: str, nouns: list[Noun], adjectives: tuple[Adjective, ...]
+) -> Entity:
+    """A new entity with an adjective or, half of the time, none."""
+    adjective = None
+    if adjectives:
+        index = scene.chooser.weighted([len(adjectives), *[1] * len(adjectives)])
+        adjective = adjectives[index - 1] if index else None
+    scene.announce(1, adjective)
+    entity = _new_entity(scene.world, scene.told, entity_type, nouns[scene.chooser.uniform(len(nouns))])
+    entity.adjective = adjective
+    return entity
+
+
+def _new_thing(scene: _Scene, use: str) -> Entity:
+    config, world, chooser = scene.config, scene.world, scene.chooser
     pool = [noun for noun in config.thing_pool(use, world.setting) if noun not in world.used]
-    thing = _new_entity(world, told, "thing", pool[chooser.uniform(len(pool))])
-    classes = thing.noun.classes
-    if "many" in classes and use != "box" and config.plurals:
-        thing.count = _COUNTS[chooser.weighted(_COUNT_WEIGHTS)]
-    if "phone" not in classes:
-        group = "fruit" if "fruit" in classes else "food" if "food" in classes else "thing"
-        thing.adjective = _describe(config, chooser, group)
+    count = _new_count(config, chooser, pool) if use != "box" else 1
+    if count != 1:
+        pool = [noun for noun in pool if "many" in noun.classes]
+        scene.announce(count, None)
+    options, weights = config.adjectives_for(pool)
+    adjective = options[chooser.weighted(weights)]
+    if adjective is not None:
+        pool = [noun for noun in pool if adjective in config.adjectives_of_noun(noun)]
+        scene.announce(count, adjective)
+    thing = _new_entity(world, scene.told, "thing", pool[chooser.uniform(len(pool))])
+    thing.count, thing.adjective = count, adjective
     return thing
 
 
-def _describe(config: WorldConfig, chooser: Chooser, group: str) -> Adjective | None:
-    """No adjective half of the time, else one of the group; things may also have a colour."""
-    pool = config.adjectives_of(group)
-    if group == "thing":
-        pool = pool + config.adjectives_of("colour")
-    index = chooser.weighted([len(pool), *[1] * len(pool)]) if pool else 0
-    return pool[index - 1] if index else None
+def _new_count(config: WorldConfig, chooser: Chooser, pool: list[Noun]) -> int:
+    """One, or several of what comes in numbers."""
+    many = sum("many" in noun.classes for noun in pool) if config.plurals else 0
+    return _COUNTS[chooser.weighted([8 * len(pool), *(many * weight for weight in _COUNT_WEIGHTS)])]
 
 
 def _place(world: World, told: Told, noun: Noun, entity_type: str = "place") -> Entity:
@@ -260,8 +294,22 @@ class _Scene(NamedTuple):
     told: Told
     chooser: Chooser
 
+    def announce(self, count: int, adjective: Adjective | None) -> None:
+        """Say that a new entity's article and adjective come next, where that is certain."""
+        told = self.told
+        if not told.slot_is_next or (count == 1 and adjective is None):
+            return
+        words = [_indefinite(count, adjective.lemma if adjective else "")]
+        if adjective is not None:
+            words.append(adjective.lemma)
+        told.words.announce(words if told.words else [words[0].capitalize(), *words[1:]])
+
     def pick(self, candidates: Sequence[Entity]) -> Entity:
         return candidates[self.chooser.uniform(len(candidates))]
+
+    def pick_new(self, entity_type: str, nouns: Sequence[Noun]) -> Entity:
+        noun = nouns[self.chooser.uniform(len(nouns))]
+        return _new_entity(self.world, self.told, entity_type, noun)
 
     @property
     def actor(self) -> Entity:
@@ -325,11 +373,11 @@ def _rule_acquaintance(scene: _Scene, use: str) -> Entity:
 
 
 def _rule_new_person(scene: _Scene, use: str) -> Entity:
-    return _new_person(scene.config, scene.world, scene.told, scene.chooser, first=False)
+    return _new_person(scene)
 
 
 def _rule_new_animal(scene: _Scene, use: str) -> Entity:
-    return _new_animal(scene.config, scene.world, scene.told, scene.chooser)
+    return _new_animal(scene)
 
 
 def _rule_animal_here(scene: _Scene, use: str) -> Entity:
@@ -338,12 +386,14 @@ def _rule_animal_here(scene: _Scene, use: str) -> Entity:
 
 
 def _rule_new(scene: _Scene, use: str) -> Entity:
-    return _new_thing(scene.config, scene.world, scene.told, scene.chooser, use)
+    return _new_thing(scene, use)
 
 
 def _rule_own(scene: _Scene, use: str) -> Entity:
-    thing = _rule_new(scene, use)
-    thing.adjective, scene.told.owned["T"] = None, scene.actor
+    """A thing of the actor's, not heard of before: "her key"."""
+    pool = scene.config.thing_pool(use, scene.world.setting)
+    thing = scene.pick_new("thing", [noun for noun in pool if noun not in scene.world.used])
+    scene.told.owned["T"] = scene.actor
     return thing
 
 
@@ -462,18 +512,20 @@ RULES: dict[str, Callable[[_Scene, str], Value]] = {
 # How it is told -----------------------------------------------------------------------------------------------
 
 
-def _tell(config: WorldConfig, world: World, told: Told, chooser: Chooser) -> None:
+def _tell(scene: _Scene) -> None:
     """Walk the English template, binding each slot where it is first needed."""
-    scene = _Scene(config, world, told, chooser)
-    told.opener_set = "later" if world.sentences else "first"
-    if told.kind.opener and config.openers:
-        told.opener = chooser.weighted(_OPENER_WEIGHTS[told.opener_set])
+    told = scene.told
+    told.opener_set = "later" if scene.world.sentences else "first"
+    if told.kind.opener and scene.config.openers:
+        told.opener = scene.chooser.weighted(_OPENER_WEIGHTS[told.opener_set])
         for word in OPENERS[told.opener_set][told.opener].split():
             _say(told, word, "opener")
     for token in told.kind.english_tokens:
         if token.slot:
+            told.slot_is_next = not token.form
             _tell_slot(scene, token)
         else:
+            told.slot_is_next = False
             _say(told, _agreed(scene, token), token.key)
     _say(told, ".", "end")
 
@@ -486,7 +538,10 @@ def _say(told: Told, word: str, key: str) -> None:
 
 def _bind(scene: _Scene, slot: str) -> Value:
     values = scene.told.values
-    if slot not in values:
+    if slot == "A" and slot not in values:
+        new = _new_animal if scene.told.kind.actor == "new_animal" else _new_person
+        values["A"] = scene.told.actor = new(scene)
+    elif slot not in values:
         rule, _, use = scene.told.kind.rules[slot].partition(":")
         values[slot] = RULES[rule](scene, use)
     return values[slot]
@@ -615,7 +670,7 @@ def noun_phrase(entity: Entity, form: str, slot: str, owner: Entity | None = Non
     elif form == "definite":
         determiner = "the"
     else:
-        determiner = _indefinite(entity, adjective or words[0])
+        determiner = _indefinite(entity.count, adjective or words[0])
     found = [(determiner, f"{slot}.det"), *((word, key) for word in words)]
     if adjective:
         found.insert(1, (adjective, f"{slot}.adj"))
@@ -628,9 +683,9 @@ def name_of(entity: Entity) -> str:
     return words if entity.noun.is_name else f"the {words}"
 
 
-def _indefinite(entity: Entity, following: str) -> str:
-    if entity.count == SOME:
+def _indefinite(count: int, following: str) -> str:
+    if count == SOME:
         return "some"
-    if entity.count > 1:
-        return COUNT_WORDS[entity.count][0]
+    if count > 1:
+        return COUNT_WORDS[count][0]
     return "an" if following[0] in "aeiouAEIOU" else "a"

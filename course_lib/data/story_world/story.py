@@ -146,7 +146,7 @@ class Story:
         is followed. They sum to `log_probability`.
         """
         return exact.word_log_probabilities(
-            self.config, self.words, [choice.index for choice in self.choices]
+            self.config, self.words, [choice.option for choice in self.choices]
         )
 
     @cached_property
