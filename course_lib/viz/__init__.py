@@ -7,6 +7,7 @@ Names are loaded on first use, so importing the package costs milliseconds.
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from course_lib.viz.style import Picture, figure, label, panels, show, use_course_style
     from course_lib.viz.text import visible
     from course_lib.viz.tokens import TokenizerExplorer
+
+# On a fresh machine matplotlib warns that it builds a font cache; that line would be stored in a notebook.
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
 _HOME = {
     "AttentionExplorer": "attention",

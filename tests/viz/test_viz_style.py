@@ -182,6 +182,15 @@ def test_importing_the_package_loads_neither_matplotlib_nor_torch() -> None:
     assert result.stdout.strip() == "[]"
 
 
+def test_a_fresh_machines_font_cache_message_does_not_reach_the_notebook() -> None:
+    code = (
+        "import course_lib.viz, logging; logging.basicConfig(); "
+        "logging.getLogger('matplotlib.font_manager').warning('Matplotlib is building the font cache')"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stderr == ""
+
+
 def test_every_public_name_can_be_imported_and_others_cannot() -> None:
     import course_lib.viz as viz
 

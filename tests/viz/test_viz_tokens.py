@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -140,6 +141,15 @@ def test_building_gives_html_alone_and_the_same_bytes_twice(building: None) -> N
     assert set(explorer._repr_mimebundle_()[0]) == {"text/html", "text/plain"}
     assert explorer.comm is None
     assert "&lt;b&gt; x" in first and "<script" not in first
+
+
+def test_the_html_uses_only_what_jupyterlabs_sanitiser_lets_pass(building: None) -> None:
+    html = TokenizerExplorer({"words": Library(), "broken": Broken()}, "the 银行 <b>").to_html()
+    tags = set(re.findall(r"<([a-z]+)", html))
+    attributes = set(re.findall(r" ([a-z-]+)=\"", html))
+    assert tags == {"div", "table", "tr", "th", "td", "b", "span", "small", "bdi", "p"}
+    assert attributes == {"style", "title"}
+    assert "flex" not in html
 
 
 def test_the_summary_counts_for_front_ends_without_html() -> None:
