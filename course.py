@@ -294,6 +294,24 @@ class Ticker:
                 say(line)
 
 
+def detail_of(line: str) -> str:
+    """What to show of a line that the installer printed: short, without its warnings; the log has all."""
+    if line.startswith(("WARNING", "DEPRECATION", "  WARNING")):
+        return ""
+    packages = re.match(r"Installing collected packages: (.*)", line)
+    if packages:
+        return f"Installing {len(packages.group(1).split(','))} packages"
+    return line.strip()[:100]
+
+
+def child_environment() -> "dict[str, str]":
+    """The variables for the set-up's own processes, without those that lead an installation elsewhere."""
+    variables = {
+        name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PIP_TARGET")
+    }
+    return {**variables, "PIP_USER": "0", "PYTHONIOENCODING": "utf-8"}
+
+
 def end_process(process: "subprocess.Popen[str]") -> None:
     """End a child that an interrupt left running: politely first."""
     try:
@@ -315,6 +333,7 @@ def run_step(title: str, command: "list[str]", environment: Path, lock: int) -> 
         process = subprocess.Popen(
             command,
             cwd=str(ROOT),
+            env=child_environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
@@ -327,7 +346,7 @@ def run_step(title: str, command: "list[str]", environment: Path, lock: int) -> 
             for line in process.stdout:
                 output.append(line)
                 log_file.write(line)
-                ticker.detail = line.strip()
+                ticker.detail = detail_of(line) or ticker.detail
             code = process.wait()
         except BaseException:
             end_process(process)

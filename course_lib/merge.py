@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import uuid
 from collections import Counter
 from dataclasses import dataclass, field
@@ -64,12 +65,32 @@ def _check_shape(notebook: object) -> None:
     if notebook.get("nbformat") != 4:
         raise NotANotebook(f"it has notebook format {notebook.get('nbformat')!r}, and 4 is needed")
     for position, cell in enumerate(notebook["cells"]):
-        if not isinstance(cell, dict) or cell.get("cell_type") not in ("code", "markdown", "raw"):
-            raise NotANotebook(f"cell {position + 1} is not a cell")
-        if not isinstance(cell.get("source", ""), str | list):
-            raise NotANotebook(f"cell {position + 1} has no text as its source")
-        if not isinstance(cell.get("metadata"), dict):
-            cell["metadata"] = {}
+        _check_cell(cell, position + 1)
+
+
+def _check_cell(cell: object, number: int) -> None:
+    if not isinstance(cell, dict) or cell.get("cell_type") not in ("code", "markdown", "raw"):
+        raise NotANotebook(f"cell {number} is not a cell")
+    if not isinstance(cell.get("source", ""), str | list):
+        raise NotANotebook(f"cell {number} has no text as its source")
+    if not isinstance(cell.get("metadata"), dict):
+        cell["metadata"] = {}
+
+
+def salvage(content: bytes) -> list[Cell]:
+    """The whole cells at the start of a notebook that a crash cut off or filled up with zeros; often most."""
+    text = content.split(b"\0")[0].decode("utf-8", errors="ignore")
+    opening = re.search(r'"cells"\s*:\s*\[', text)
+    position, cells = opening.end() if opening else len(text), []  # type: int, list[Cell]
+    while position < len(text):
+        position += len(text[position:]) - len(text[position:].lstrip(" \n\r\t,"))
+        try:
+            cell, position = json.JSONDecoder().raw_decode(text, position)
+            _check_cell(cell, len(cells) + 1)
+        except (ValueError, RecursionError):
+            break
+        cells.append(cell)
+    return cells
 
 
 def write_notebook(notebook: Notebook) -> bytes:

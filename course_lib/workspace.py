@@ -19,7 +19,17 @@ from typing import Any
 
 from .atomic import DiskFull, write_bytes
 from .chapters import CHAPTERS
-from .merge import Merged, MergeError, NotANotebook, Notebook, merge, read_notebook, write_notebook
+from .merge import (
+    Merged,
+    MergeError,
+    NotANotebook,
+    Notebook,
+    by_id,
+    merge,
+    read_notebook,
+    salvage,
+    write_notebook,
+)
 
 FOLDERS = ("notebooks", "exercises")
 
@@ -221,7 +231,7 @@ class Workspace:
         try:
             mine = read_notebook(content)
         except NotANotebook as error:
-            return self._replace_broken(name, str(error), report)
+            return self._replace_broken(name, theirs, content, str(error), report)
         merged = merge(self._read_base(name), theirs, mine)
         status = "unchanged"
         if write_notebook(merged.notebook) != write_notebook(mine):
@@ -252,11 +262,25 @@ class Workspace:
             raise MergeError("it was saved at this moment; run `course update` again")
         write_bytes(self.mine(name), content)
 
-    def _replace_broken(self, name: str, reason: str, report: WorkReport) -> NotebookChange:
+    def _replace_broken(
+        self, name: str, theirs: Notebook, content: bytes, reason: str, report: WorkReport
+    ) -> NotebookChange:
+        """Put a sound notebook where a damaged one stood: the course's, with the cells that can be read."""
         kept = self._back_up(name, report)
-        self._copy(name)
-        told = f"It could not be read ({reason}). It is kept as {kept}, and a fresh copy is in its place."
-        return NotebookChange(name, "replaced", problems=(told,))
+        cells = salvage(content)
+        found = set(by_id(cells))
+        base = self._read_base(name) or {"cells": []}
+        # A cell that could not be read is not one that the learner deleted: it has no place in the base.
+        base = {**base, "cells": [cell for cell in base["cells"] if cell.get("id") in found]}
+        merged = merge(base, theirs, {**theirs, "cells": cells})
+        write_bytes(self.mine(name), write_notebook(merged.notebook))
+        write_bytes(self.base(name), (self.root / name).read_bytes())
+        told = (
+            f"It could not be read ({reason}). It is kept as {kept}; in its place is a fresh copy, "
+            f"with the {len(cells)} cells that could be saved from it."
+        )
+        merged.problems[:] = [told]
+        return _change(name, "replaced", merged)
 
     def _back_up(self, name: str, report: WorkReport) -> Path:
         if report.backup is None:

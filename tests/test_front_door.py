@@ -414,6 +414,23 @@ def test_a_python_without_ensurepip_is_told_before_anything_is_made(clone: Clone
     assert not (clone.venv / "pyvenv.cfg").exists()
 
 
+def test_the_line_shown_is_short_and_does_not_scare(course: ModuleType) -> None:
+    assert course.detail_of("WARNING: Location 'x' is ignored") == ""
+    assert course.detail_of("Installing collected packages: a, b, torch\n") == "Installing 3 packages"
+    assert course.detail_of("  Downloading torch-2.13.0 (196 MB)\n") == "Downloading torch-2.13.0 (196 MB)"
+    assert len(course.detail_of("Collecting " + "x" * 500)) == 100
+
+
+def test_settings_that_lead_an_installation_elsewhere_are_not_passed_on(
+    course: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PYTHONHOME", "PIP_TARGET", "PIP_USER", "PIP_INDEX_URL"):
+        monkeypatch.setenv(name, "1")
+    passed = course.child_environment()
+    assert "PYTHONHOME" not in passed and "PIP_TARGET" not in passed
+    assert passed["PIP_USER"] == "0" and passed["PIP_INDEX_URL"] == "1"
+
+
 # --- old Pythons and other systems ------------------------------------------------------------------------
 
 

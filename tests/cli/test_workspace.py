@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from nbformat import v4
 
 import course_lib.atomic
@@ -125,8 +127,30 @@ def test_a_damaged_notebook_is_kept_aside_and_the_others_go_on(workspace: Worksp
     assert told.startswith(f"{NAMES[1]}: It could not be read (") and "fresh copy" in told
     assert report.backup is not None and (report.backup / NAMES[1]).read_bytes() == broken
     assert str(report.backup / NAMES[1]) in told
-    assert texts(path) == ["Edition 2", "raise NotImplementedError", "Added"]
+    saved = "return 42" if damage == "truncated" else "raise NotImplementedError"
+    assert texts(path) == ["Edition 2", saved, "Added"]
+    assert f"the {2 if damage == 'truncated' else 0} cells" in told
     assert texts(workspace.mine(NAMES[2]))[1] == "return 42"
+    assert workspace.update().all_problems() == []
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cut=st.integers(0, 2000), zeros=st.booleans())
+def test_whatever_a_crash_cuts_off_each_whole_cell_before_it_is_saved(
+    workspace: Workspace, cut: int, zeros: bool
+) -> None:
+    workspace.prepare()
+    path = workspace.mine(NAMES[2])
+    cells = [v4.new_code_cell(f"wert = 'ä{i}'", id=f"own{i}") for i in range(8)]
+    whole = json.dumps(v4.new_notebook(cells=cells), ensure_ascii=False, indent=1).encode()
+    cut = min(cut, len(whole) - 3)
+    path.write_bytes(whole[:cut] + (b"\0" * (len(whole) - cut) if zeros else b""))
+    report = workspace.update()
+    ends = [whole.index(b"\n  }", whole.index(f"ä{i}".encode())) + 4 for i in range(8)]
+    complete = sum(end <= cut for end in ends)
+    now = texts(path)
+    assert [f"wert = 'ä{i}'" for i in range(complete)] == [text for text in now if text.startswith("wert")]
+    assert "raise NotImplementedError" in now and report.backup is not None
 
 
 @pytest.mark.parametrize("room", range(0, 9))
