@@ -26,7 +26,7 @@ from .exercises import Entries, registered_entry
 from .limits import Limits, limits_from_environment
 from .links import link_problems
 from .outputs import changed_outputs, keep_volatile, normalise, output_problems
-from .project import EXERCISES, Source, SourceError, find_sources
+from .project import EXERCISES, Source, SourceError, UnknownChapter, find_sources
 from .structure import structure_problems
 
 if TYPE_CHECKING:
@@ -80,13 +80,15 @@ def build(
     run at once (2). force: run also what is unchanged. console: where progress is shown; None is
     silent. execute=False with check: compare what is committed, run nothing. structure=False leaves
     out what a lesson has to hold. entries: finds points, minutes and difficulty of an exercise.
-    Mistakes in the sources are reported as problems, never raised.
+    Raises UnknownChapter; mistakes in the sources are reported as problems, never raised.
     """
     root = Path(root).resolve()
     wanted = list(chapters or ()) or None
     try:
         sources = find_sources(root, wanted)
         builder = _Builder(root, entries, limits or limits_from_environment(), BuildReport())
+    except UnknownChapter:
+        raise
     except ValueError as error:
         return BuildReport(problems=[str(error)])
     drafts = builder.drafts(sources)

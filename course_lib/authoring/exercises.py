@@ -52,6 +52,11 @@ class Exercise:
         """ "attention-sdpa" for "attention/sdpa": nbgrader allows no slash."""
         return self.id.replace("/", "-")
 
+    @property
+    def cell_ids(self) -> tuple[str, str]:
+        """The ids of the answer cell and of the check cell."""
+        return self.grade_id, f"{self.grade_id}-check"
+
 
 def find_exercises(cells: Sequence[NotebookNode], name: str) -> list[Exercise]:
     """Pair every check cell with its answer cell.
@@ -75,6 +80,10 @@ def find_exercises(cells: Sequence[NotebookNode], name: str) -> list[Exercise]:
         if any(exercise.id == exercise_id for exercise in found):
             raise SourceError(f"{name}: exercise {exercise_id} is checked twice; keep one check cell")
         found.append(Exercise(exercise_id, waiting.pop(), index))
+        if len({cell_id for one in found for cell_id in one.cell_ids}) < 2 * len(found):
+            raise SourceError(
+                f"{name}: the cells of exercise {exercise_id} would have the ids of another; rename it"
+            )
     if waiting:
         answer = describe(cells[waiting[0]], waiting[0] + 1)
         raise SourceError(f"{name}: {answer} is an answer cell without a check cell after it")

@@ -17,6 +17,10 @@ class SourceError(ValueError):
     """A source text that cannot become a notebook; the message names the file and what to do."""
 
 
+class UnknownChapter(SourceError):
+    """A chapter was asked for that is not there; the message names the nearest."""
+
+
 @dataclass(frozen=True)
 class Source:
     """One text that people write: a lesson, or the solved exercises of a chapter.
@@ -62,7 +66,7 @@ class Source:
 def find_sources(root: Path, chapters: Iterable[str] | None = None) -> list[Source]:
     """The sources of the named chapters (all of them by default), in the order of the chapters.
 
-    Raises SourceError for a chapter that has no source, and for a file name that is no chapter.
+    Raises UnknownChapter for one that has no source, SourceError for a file name that is no chapter.
     """
     found = [
         Source(root, path.stem, kind)
@@ -86,7 +90,7 @@ def find_sources(root: Path, chapters: Iterable[str] | None = None) -> list[Sour
 def resolve_chapter(given: str, names: Iterable[str]) -> str:
     """The chapter that is meant by "06", "6", "attention", "06_attention" or a path to one of its files.
 
-    Raises SourceError, with the nearest names, when none or several fit.
+    Raises UnknownChapter, with the nearest names, when none or several fit.
     """
     names = list(names)
     stem = Path(given).name.removesuffix(".md").removesuffix(".ipynb")
@@ -96,7 +100,7 @@ def resolve_chapter(given: str, names: Iterable[str]) -> str:
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        raise SourceError(f"chapter {given!r} could be any of {', '.join(fitting)}; give the full name")
+        raise UnknownChapter(f"chapter {given!r} could be any of {', '.join(fitting)}; give the full name")
     near = difflib.get_close_matches(stem, [*names, *(name[3:] for name in names)], n=3, cutoff=0.5)
     advice = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names) or 'none yet'}"
-    raise SourceError(f"no chapter {given!r}; {advice}")
+    raise UnknownChapter(f"no chapter {given!r}; {advice}")

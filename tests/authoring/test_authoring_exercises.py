@@ -146,6 +146,7 @@ def test_the_answer_is_the_one_between_two_checks():
         ((ANSWER, ANSWER, CHECK), "one/double has 2 answer cells"),
         ((ANSWER,), "answer cell without a check"),
         ((ANSWER, CHECK, ANSWER, CHECK), "one/double is checked twice"),
+        ((ANSWER, CHECK, ANSWER, 'check("one/double-check", f)'), "would have the ids of another"),
         ((ANSWER, CHECK + "\nprint(1)"), "exactly one line"),
         ((ANSWER, 'check(\n    "one/double",\n    double,\n)'), "exactly one line"),
         ((ANSWER, 'check("double", double)'), "exactly one line"),

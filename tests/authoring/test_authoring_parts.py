@@ -62,6 +62,8 @@ def test_a_text_becomes_the_cells_it_says():
 
 def test_cells_survive_the_way_to_text_and_back():
     cells = parse(TEXT, "f.md")
+    for number, cell in enumerate(cells):
+        cell.id = f"cell-{number}"
     text = jupytext.writes(new_notebook(cells=cells), fmt="md:myst")
     again = parse(text, "f.md")
     assert [(c.cell_type, c.source, c.metadata) for c in again] == [
