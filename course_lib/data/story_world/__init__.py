@@ -1,12 +1,12 @@
 """A seeded simulated world that tells what happens in it, with gold labels for every task of the course.
 
 People, animals, things and places have state; events have needs and effects; a narrator tells them in short
-English sentences. Every story knows its exact log-probability, its labels, and its French and Chinese. Only the
-standard library is used, and only integers decide, so a seed gives the same bytes on every platform.
+English sentences. Every story knows its exact log-probability, its labels, and its French and Chinese. Only
+the standard library is used, and only integers decide, so a seed gives the same bytes on every platform.
 
 >>> from course_lib.data import story_world
->>> print(next(story_world.stories(seed=3, split="train")).sentences[0].event)
-be
+>>> [len(told.translations("french")) == len(told.sentences) for told in story_world.stories(seed=3, count=2)]
+[True, True]
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from course_lib.data.story_world.lexicon import Word, vocabulary
 from course_lib.data.story_world.questions import Question
 from course_lib.data.story_world.skeleton import SPLITS, split_of
 from course_lib.data.story_world.story import END_OF_STORY, Sentence, Story, Translation, join_words
+from course_lib.data.story_world.view import StoryView, show
 
 __all__ = [
     "END_OF_STORY",
@@ -47,6 +48,7 @@ __all__ = [
     "Sentence",
     "SentencePair",
     "Story",
+    "StoryView",
     "TranslatedSentence",
     "Translation",
     "Word",
@@ -57,6 +59,7 @@ __all__ = [
     "exact_entropy",
     "join_words",
     "sentence_pairs",
+    "show",
     "split_log_probability",
     "split_of",
     "split_probabilities",

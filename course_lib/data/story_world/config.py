@@ -18,8 +18,8 @@ _START_WEIGHTS = {"h": 3, "t": 4, "f": 4, "r": 8, "s": 4, "w": 4, "b": 4}
 class WorldConfig:
     """The world's size. Every `None` means all that there is; the names are lemmas and kinds of event.
 
-    Stories have `min_sentences` to `max_sentences` sentences; once it may, each further sentence makes the end
-    `end_weight_step` more likely, against about thirty for going on.
+    Stories have `min_sentences` to `max_sentences` sentences; once it may end, each further
+    sentence adds `end_weight_step` to the weight of the end, against about thirty for going on.
     """
 
     people: tuple[str, ...] | None = None
@@ -30,7 +30,7 @@ class WorldConfig:
     kinds: tuple[str, ...] | None = None
     min_sentences: int = 4
     max_sentences: int = 12
-    end_weight_step: int = 3
+    end_weight_step: int = 2
     max_people: int = 3
     max_animals: int = 2
     max_things: int = 4
@@ -93,7 +93,7 @@ class WorldConfig:
     # The tables below are made when first asked for, and kept: the narrator asks for them at every sentence.
 
     def kinds_for(self, role: str, facts: int) -> tuple[tuple[Kind, str], ...]:
-        """The kinds open to a role (person, animal, world, …) given the facts, each with the pool it draws on."""
+        """The kinds open to a role (person, animal, …) given the facts, each with the pool it draws on."""
         found = self._tables.get((role, facts))
         if found is None:
             found = self._tables[(role, facts)] = tuple(
@@ -180,7 +180,7 @@ class WorldConfig:
         return found  # type: ignore[return-value]
 
     def always_open(self, role: str) -> int:
-        """Below how many sentences a role has something to do whatever the state: one kind goes a sentence."""
+        """Below how many sentences a role surely has something to do: a sentence uses up one kind."""
         found = self._tables.get(("always open", role))
         if found is None:
             free = [k for k, _, pool in self._kind_table(role) if not pool and set(k.needs) <= {"placed"}]
@@ -189,7 +189,7 @@ class WorldConfig:
         return found  # type: ignore[return-value]
 
     def adjectives_too(self, noun: Noun) -> tuple[Adjective, ...]:
-        """The adjectives that keep one from crossing: dangerous for all, busy for a road, deep for a stream."""
+        """The adjectives that keep one from crossing: any may be dangerous, a road busy, a stream deep."""
         groups = ("cross_too", *(f"{c}_too" for c in sorted(noun.classes)))
         found = [a for group in groups for a in self.adjectives_of(group)]
         return tuple(dict.fromkeys(found))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from itertools import pairwise
 
 from course_lib.data.story_world.chooser import ReplayChooser
 from course_lib.data.story_world.config import WorldConfig
@@ -126,4 +127,4 @@ def _conditionals(mass: dict[int, float], length: int) -> list[float]:
     """
     reach = [math.fsum(p for n, p in mass.items() if n >= m) for m in range(length + 1)]
     reach[0] = 1.0
-    return [math.log(after) - math.log(before) for before, after in zip(reach, reach[1:], strict=False)]
+    return [math.log(after) - math.log(before) for before, after in pairwise(reach)]

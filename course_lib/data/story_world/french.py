@@ -170,9 +170,9 @@ def noun_phrase(entity: Entity, form: str, slot: str) -> list[Aligned]:
 
 
 def _attributive(adjective: Adjective, entity: Entity) -> str:
-    if not entity.plural and gender_of(entity) == "m" and adjective.before_noun:
-        if starts_with_vowel(entity.noun.french):
-            return adjective.before_vowel
+    masculine = not entity.plural and gender_of(entity) == "m"
+    if masculine and adjective.before_noun and starts_with_vowel(entity.noun.french):
+        return adjective.before_vowel
     return adjective.french_form(gender_of(entity), entity.plural)
 
 

@@ -80,8 +80,9 @@ def split_log_probability(
 ) -> float:
     """An estimate of log P(split), in nats: how likely a story of the world falls into a split.
 
-    `log_probability` of a story minus this is its log-probability among the stories of the split. Its standard
-    error is `sqrt((1 - p) / (p * samples))`. For a small world `exact.split_probabilities` has it exactly.
+    `log_probability` of a story minus this is its log-probability among the stories of the split. Its
+    standard error is `sqrt((1 - p) / (p * samples))`. For a small world `exact.split_probabilities` has it
+    exactly.
     """
     _check_split(split)
     hits = sum(
@@ -161,7 +162,8 @@ def stands_alone(sentence: Sentence) -> bool:
         identities = {entity.identity for entity in mention.entities}
         if mention.form != "pronoun":
             named |= identities
-        elif any(e.pronoun in ("it", "they") for e in mention.entities) or len(mention.entities) > 1:
-            if not identities <= named:
-                return False
+        elif identities <= named:
+            continue
+        elif len(mention.entities) > 1 or mention.entities[0].pronoun in ("it", "they"):
+            return False
     return True

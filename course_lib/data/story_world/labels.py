@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from course_lib.data.story_world.chooser import SplitMix64, mix
@@ -94,7 +95,7 @@ def entities(story: Story) -> tuple[EntityMention, ...]:
         EntityMention(m.start, m.end, _TYPE_OF[m.entities[0].type], m.entities[0].identity, _text(story, m))
         for _, m in located_mentions(story)
         if m.form not in ("pronoun", "possessive", "pair", "there")
-        and not m.entities[0].noun.classes & {"money", "water"} - {"river"}
+        and (m.entities[0].type != "scenery" or m.entities[0].noun.classes & {"road", "stream", "way"})
     ]
     for sentence in story.sentences:
         for position, key in enumerate(sentence.told.keys):
@@ -189,7 +190,7 @@ def next_sentence_pairs(story: Story, other: Story) -> tuple[SentencePair, ...]:
     strangers = [sentence.text for sentence in other.sentences]
     draw = SplitMix64(mix(story.seed, 0x9E7)).below
     pairs = []
-    for first, second in zip(texts, texts[1:], strict=False):
+    for first, second in pairwise(texts):
         pairs.append(SentencePair(first, second, True))
         wrong = [text for text in strangers if text != second]
         if wrong:

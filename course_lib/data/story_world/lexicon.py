@@ -26,8 +26,8 @@ SETTINGS = {
 class Noun:
     """A noun (or a name) in three languages.
 
-    `gender` is the English pronoun's gender (`m`, `f`, `n`), `french_gender` the French noun's. `classes` says
-    what can be done with the thing, `settings` where it is met (keys of `SETTINGS`, `*` for anywhere).
+    `gender` is the English pronoun's gender (`m`, `f`, `n`), `french_gender` the French noun's. `classes`
+    says what can be done with the thing, `settings` where it is met (keys of `SETTINGS`, `*` for anywhere).
     `places` carry their prepositions: English, French, and the Chinese localiser.
     """
 
@@ -86,8 +86,9 @@ class Word:
 
 
 NAME_ROWS = """
-Anna f 安娜|Clara f 克拉拉|Emma f 艾玛|Lucy f 露西|Mia f 米娅|Nora f 诺拉|Rosa f 罗莎|Sofia f 索菲亚|Julia f 朱莉娅
-Lena f 莱娜|Alice f 爱丽丝|Eva f 伊娃|Tom m 汤姆|Max m 马克斯|Leo m 利奥|Paul m 保罗|David m 大卫|Felix m 菲利克斯
+Anna f 安娜|Clara f 克拉拉|Emma f 艾玛|Lucy f 露西|Mia f 米娅|Nora f 诺拉
+Rosa f 罗莎|Sofia f 索菲亚|Julia f 朱莉娅|Lena f 莱娜|Alice f 爱丽丝|Eva f 伊娃
+Tom m 汤姆|Max m 马克斯|Leo m 利奥|Paul m 保罗|David m 大卫|Felix m 菲利克斯
 Oscar m 奥斯卡|Peter m 彼得|Sam m 萨姆|Adam m 亚当|Simon m 西蒙|Victor m 维克多
 """
 
@@ -254,7 +255,7 @@ pancake|pancakes|crêpe|f|-|薄饼|张|buy food cook many|htb
 sausage|sausages|saucisse|f|-|香肠|根|buy food cook many|htf
 """
 
-# lemma|plural|French|French gender|Chinese|classifier|English preposition|French preposition|localiser|classes|setting
+# lemma|plural|French|French gender|Chinese|classifier|two prepositions|localiser|classes|setting
 PLACE_ROWS = """
 kitchen|kitchens|cuisine|f|厨房|间|in|dans|里|cook indoors|h
 bedroom|bedrooms|chambre|f|卧室|间|in|dans|里|indoors sleep|h
@@ -308,7 +309,7 @@ bank|banks|rive|f|河岸|个|on|sur|上|water river_bank|r
 bank|banks|banque|f|银行|家|at|à|里|indoors money_bank|t
 """
 
-# Not entities with a state: what stands in the way, and what a bank is seen with. The last column is the class.
+# What stands in the way, and what a bank is seen with: nothing here has a state. Last column: classes.
 SCENERY_ROWS = """
 street|streets|rue|f|街|条|road
 road|roads|route|f|公路|条|road
@@ -468,25 +469,36 @@ def _things() -> tuple[Noun, ...]:
 
 
 def _places(table: str) -> tuple[Noun, ...]:
-    return tuple(
-        Noun(
-            lemma,
-            plural,
-            "n",
-            french,
-            gender,
-            french_plural(french),
-            chinese,
-            unit,
-            frozenset(classes.split()),
-            setting,
-            preposition=english_in,
-            french_preposition=french_in,
-            localiser=localiser,
-        )
-        for lemma, plural, french, gender, chinese, unit, english_in, french_in, localiser, classes, setting in (
-            _rows(table)
-        )
+    return tuple(_place(*row) for row in _rows(table))
+
+
+def _place(
+    lemma: str,
+    plural: str,
+    french: str,
+    gender: str,
+    chinese: str,
+    unit: str,
+    english_in: str,
+    french_in: str,
+    localiser: str,
+    classes: str,
+    setting: str,
+) -> Noun:
+    return Noun(
+        lemma,
+        plural,
+        "n",
+        french,
+        gender,
+        french_plural(french),
+        chinese,
+        unit,
+        frozenset(classes.split()),
+        setting,
+        preposition=english_in,
+        french_preposition=french_in,
+        localiser=localiser,
     )
 
 

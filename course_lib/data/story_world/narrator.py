@@ -1,7 +1,7 @@
 """The narrator: chooses what happens next, and tells it in English, one word after another.
 
-Every choice goes through a `Chooser`, so sampling, enumerating and scoring a story are this same code. A choice
-is made only where the text shows it, which makes choices and texts one to one.
+Every choice goes through a `Chooser`, so sampling, enumerating and scoring a story are this same code. A
+choice is made only where the text shows it, which makes choices and texts one to one.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def _apply(world: World, told: Told, command: tuple[str, ...]) -> None:
     told.effects.append((name, subject, other, amount))
 
 
-# Who acts, and what they do -----------------------------------------------------------------------------------
+# Who acts, and what they do
 
 
 @dataclass
@@ -216,7 +216,7 @@ def _pool_left(config: WorldConfig, world: World, pool: str) -> bool:
     return len(nouns) > len(world.used) or any(noun not in world.used for noun in nouns)
 
 
-# Who and what takes part. Number, adjective and noun are chosen in the order in which English says them. --------
+# Who and what takes part. Number, adjective and noun are chosen in the order in which English says them.
 
 
 def _new_entity(world: World, told: Told, entity_type: str, noun: Noun) -> Entity:
@@ -509,7 +509,7 @@ RULES: dict[str, Callable[[_Scene, str], Value]] = {
 }
 
 
-# How it is told -----------------------------------------------------------------------------------------------
+# How it is told
 
 
 def _tell(scene: _Scene) -> None:
@@ -592,11 +592,11 @@ def _tell_pair(scene: _Scene) -> None:
     pair = (scene.actor, scene.told.values.get("B") or _bind(scene, "B"))
     assert isinstance(pair[1], Entity)
     people = (pair[0], pair[1])
-    if people == world.last_pair and not any(e.plural for e in world.last_mentioned):
-        if scene.chooser.weighted((2, 1)) == 0:
-            told.mentions.append(Mention("AB", people, "pronoun", len(told.words), len(told.words) + 1))
-            _say(told, "they", "AB")
-            return
+    clear = people == world.last_pair and not any(e.plural for e in world.last_mentioned)
+    if clear and scene.chooser.weighted((2, 1)) == 0:
+        told.mentions.append(Mention("AB", people, "pronoun", len(told.words), len(told.words) + 1))
+        _say(told, "they", "AB")
+        return
     start = len(told.words)
     _mention(scene, "A", people[0], "full")
     _say(told, "and", "AB.and")
@@ -630,17 +630,17 @@ def _mention_form(scene: _Scene, slot: str, entity: Entity, form: str) -> str:
     named = entity.noun.is_name
     if entity in told.new:
         return "name" if named else "indefinite"
-    if form != "full" and pronoun_is_clear(scene.world, told, entity):
-        if scene.chooser.weighted((3, 1)) == 0:
-            return "pronoun"
+    clear = form != "full" and pronoun_is_clear(scene.world, told, entity)
+    if clear and scene.chooser.weighted((3, 1)) == 0:
+        return "pronoun"
     return "name" if named else "definite"
 
 
 def pronoun_is_clear(world: World, told: Told, entity: Entity) -> bool:
     """Whether a pronoun can only mean this entity.
 
-    It was mentioned in the sentence before or earlier in this one, and nobody and nothing else there shares its
-    pronoun. Places and scenery are never called by a pronoun here, so they do not compete.
+    It was mentioned in the sentence before or earlier in this one, and nobody and nothing else there shares
+    its pronoun. Places and scenery are never called by a pronoun here, so they do not compete.
     """
     recent = [e for mention in told.mentions for e in mention.entities] + world.last_mentioned
     if entity not in recent:

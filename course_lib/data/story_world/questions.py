@@ -51,7 +51,7 @@ def ask(story: Story) -> tuple[Question, ...]:
     for index, sentence in enumerate(story.sentences):
         _read(known, index, sentence)
     asker = _Asker(story, known)
-    return tuple([*asker.places(), *asker.holders(), *asker.feelings(), *asker.events(), *asker.reasons()])
+    return (*asker.places(), *asker.holders(), *asker.feelings(), *asker.events(), *asker.reasons())
 
 
 def _read(known: _Knowledge, index: int, sentence: Sentence) -> None:

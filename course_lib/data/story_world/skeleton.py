@@ -16,8 +16,8 @@ SPLIT_SHARES = {"train": 8, "valid": 1, "test": 1}  # tenths of all skeletons
 def story_skeleton(story: Sequence[Told]) -> Skeleton:
     """One string a sentence: the kind of event, and the entities that fill it, numbered as they appear.
 
-    Names, nouns and adjectives are all left out: two stories with one skeleton tell the same events about other
-    people and things.
+    Names, nouns and adjectives are all left out: two stories with one skeleton tell the same events about
+    other people and things.
     """
     numbers: dict[int, int] = {}
     lines = []
@@ -33,7 +33,8 @@ def story_skeleton(story: Sequence[Told]) -> Skeleton:
 def sentence_skeleton(told: Told) -> Skeleton:
     """The kind of event with its things, places and adjectives; people are all alike.
 
-    Two sentences that differ only in who acts, in name or pronoun, in article or in "Then," have one skeleton.
+    Two sentences that differ only in who acts, in name or pronoun, in article or in "Then," have one
+    skeleton.
     """
     parts = [told.kind.name.replace("be_too", "be")]
     for slot, value in sorted(told.values.items()):

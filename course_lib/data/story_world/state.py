@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from course_lib.data.story_world.lexicon import Adjective, Noun
+from course_lib.data.story_world.lexicon import SETTINGS, Adjective, Noun
 
 SOME = -1  # the count of a plural whose number is not told: "some coins"
 
@@ -54,13 +54,13 @@ class Bits(dict[str, int]):
 BITS = Bits()
 _HELD = {
     name: BITS[f"held_{name}"]
-    for name in "throw break food peel wash wear read play ride carry box phone".split()
+    for name in (
+        *("throw", "break", "food", "peel", "wash", "wear"),
+        *("read", "play", "ride", "carry", "box", "phone"),
+    )
 }
-_AT = {name: BITS[f"at_{name}"] for name in "cook sleep tree shop indoors water grass".split()}
-_IN = {
-    letter: BITS[f"in_{name}"]
-    for letter, name in zip("htfrswb", "home town farm river school forest beach".split(), strict=True)
-}
+_AT = {name: BITS[f"at_{name}"] for name in ["cook", "sleep", "tree", "shop", "indoors", "water", "grass"]}
+_IN = {letter: BITS[f"in_{name}"] for letter, name in SETTINGS.items()}
 _OTHER = BITS["other"] | BITS["acquaintance"]
 _HELD_ANY, _BROKEN, _LOST, _BORROWED = BITS["held"], BITS["broken"], BITS["lost"], BITS["borrowed"]
 _GIFT, _GIFT_OPPOSITE, _THEIRS = BITS["gift"], BITS["gift_opposite"], BITS["held_by_other"]
@@ -81,7 +81,7 @@ def noun_mask(noun: Noun, entity_type: str) -> int:
 
 
 class World:
-    """The state of one story: its entities, what was mentioned last, and which kinds of event have happened."""
+    """The state of one story: its entities, what was mentioned last, which kinds of event happened."""
 
     def __init__(self, max_people: int, max_animals: int) -> None:
         self.max_people = max_people

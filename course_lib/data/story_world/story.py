@@ -151,7 +151,7 @@ class Story:
 
     @cached_property
     def skeleton(self) -> Skeleton:
-        """The story's structure without names: the events, and which of their places the same entities fill."""
+        """The structure without names: the events, and which of their slots the same entities fill."""
         return story_skeleton(self.told)
 
     @property
