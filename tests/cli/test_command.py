@@ -16,8 +16,11 @@ from nbformat import v4
 from typer.testing import CliRunner, Result
 
 import course_lib.atomic
+import course_lib.authoring.build
+import course_lib.authoring.skeleton
 import course_lib.grading.local
 import course_lib.workspace
+from course_lib.authoring.build import BuildReport
 from course_lib.cli import app
 from course_lib.workspace import Workspace
 
@@ -49,7 +52,9 @@ def course(*arguments: str) -> Result:
 
 
 def read_json(*arguments: str) -> Any:
-    return json.loads(course(*arguments, "--json").stdout)
+    done = course(*arguments, "--json")
+    assert done.stdout, done.stderr
+    return json.loads(done.stdout)
 
 
 # --- help -------------------------------------------------------------------------------------------------
@@ -229,6 +234,59 @@ def test_progress_has_a_row_for_each_chapter_with_exercises(workspace: Workspace
     assert attention["passed"] == 0 and attention["total"] >= 3 and attention["of"] > 0
     shown = course("progress")
     assert shown.exit_code == 0 and f"0/{attention['total']}" in shown.stdout
+
+
+# --- export and the authors' commands ----------------------------------------------------------------------
+
+
+def test_export_names_what_is_the_learners_and_refuses_a_folder_of_other_things(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    report = read_json("export", "--to", str(tmp_path / "my_transformer"))
+    assert report["own"] == [] and report["from_library"]
+    assert (tmp_path / "my_transformer/__init__.py").exists()
+    shown = course("export", "--to", str(tmp_path / "my_transformer"))
+    assert shown.exit_code == 0 and shown.stdout.startswith("Yours: nothing yet\nFrom the library: ")
+    (tmp_path / "thesis").mkdir()
+    refused = course("export", "--to", str(tmp_path / "thesis"))
+    assert refused.exit_code == 2 and "thesis" in refused.stderr and refused.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("problems", [[], ["06_attention.ipynb is out of step."]])
+def test_build_passes_its_options_on_and_exits_with_1_where_something_is_out_of_step(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, problems: list[str]
+) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    def fake(root: Path, *options: object) -> BuildReport:
+        asked.append((root, *options[:4]))
+        return BuildReport(problems=problems, written=[root / "notebooks/06_attention.ipynb"])
+
+    monkeypatch.setattr(course_lib.authoring.build, "build", fake)
+    done = course("build", "06", "attention", "--check", "--jobs", "3", "--force")
+    assert asked == [(workspace.root, ["06", "attention"], True, 3, True)]
+    assert done.exit_code == len(problems) and done.stderr.splitlines() == problems
+    assert "written: " in done.stdout
+    assert read_json("build")["problems"] == problems and asked[1] == (
+        workspace.root,
+        None,
+        False,
+        None,
+        False,
+    )
+
+
+def test_build_and_new_of_a_wrong_name_are_wrong_use(workspace: Workspace) -> None:
+    for command in (["build", "no-such-chapter"], ["new", "Attention!"]):
+        done = course(*command)
+        assert done.exit_code == 2 and done.stdout == ""
+        assert command[1] in done.stderr and "Traceback" not in done.stderr
+
+
+def test_new_lists_the_files_that_it_made(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [workspace.root / "notebooks/25_my_topic.md"]
+    monkeypatch.setattr(course_lib.authoring.skeleton, "new_chapter", lambda root, name: made)
+    assert course("new", "25_my_topic").stdout == f"written: {made[0]}\n"
 
 
 # --- what is unexpected -----------------------------------------------------------------------------------
