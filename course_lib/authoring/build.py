@@ -203,9 +203,13 @@ class _Builder:
         content = serialise(notebook)
         if path.exists() and path.read_bytes() == content:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, content)
-        self.report.written.append(path)
+        try:
+            write_bytes(path, content)
+        except OSError as error:
+            name = path.relative_to(self.root).as_posix()
+            self.report.problems.append(f"{name}: could not be written: {error}")
+        else:
+            self.report.written.append(path)
 
     def _keeps_ids(self, one: Draft) -> bool:
         """Whether the ids on disk can be read; a build over a broken notebook would give out new ones."""

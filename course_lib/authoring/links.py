@@ -18,6 +18,8 @@ from .source import describe
 
 # What a learner's own copy of the course holds: a link that leaves it is dead there.
 LEARNER_FOLDERS = ("notebooks", "exercises")
+# In $E[x](t)$ there is no link. As in JupyterLab, a formula's dollars touch what they enclose.
+_FORMULA = re.compile(r"(?<![\\$])(\${1,2})(?![\s$])[^$`]+?(?<![\s\\])\1(?![\d$])")
 
 
 def link_problems(
@@ -41,7 +43,7 @@ def link_problems(
 def cell_links(cell: NotebookNode) -> Iterator[str]:
     """The targets of all links and pictures of a cell: Markdown, HTML in Markdown, HTML in outputs."""
     if cell.cell_type == "markdown":
-        for token in _tokens(cell.source):
+        for token in _tokens(_FORMULA.sub("", cell.source)):
             target = token.attrGet("href") or token.attrGet("src")
             if isinstance(target, str):
                 yield target
@@ -51,13 +53,15 @@ def cell_links(cell: NotebookNode) -> Iterator[str]:
     for output in cell.get("outputs", []):
         for mime, text in texts(output):
             if mime == "text/html":
-                yield from html_links(text)
+                # Inside an output an anchor is the output's own affair.
+                yield from (target for target in html_links(text) if not target.startswith("#"))
 
 
 def html_links(html: str) -> Iterator[str]:
-    """The href and src of every element."""
-    for _, attributes in html_elements(html):
-        yield from (value for name in ("href", "src") if (value := attributes.get(name)))
+    """The href of every link and the src of every element."""
+    for tag, attributes in html_elements(html):
+        href = attributes.get("href") if tag in ("a", "area", "link") else None
+        yield from (value for value in (href, attributes.get("src")) if value)
 
 
 def heading_anchors(cells: Sequence[NotebookNode]) -> set[str]:

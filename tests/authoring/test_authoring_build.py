@@ -243,6 +243,21 @@ def test_a_broken_notebook_is_not_built_over(copy):
     assert path.read_bytes() == before
 
 
+def test_a_full_disk_is_one_sentence_and_the_old_notebook_stays(copy, monkeypatch):
+    from course_lib.atomic import DiskFull
+    from course_lib.authoring import build as module
+
+    def full(path: Path, content: bytes) -> None:
+        raise DiskFull(path)
+
+    before = copy.bytes()
+    edit(copy.root / "notebooks/02_two.md", "# Lesson", "# Another title")
+    monkeypatch.setattr(module, "write_bytes", full)
+    report = copy.build()
+    assert len(report.problems) == 1 and "The disk is full" in report.problems[0]
+    assert report.written == [] and copy.bytes() == before
+
+
 def test_a_wrong_time_scale_is_one_problem(copy, monkeypatch):
     monkeypatch.setenv("COURSE_TIME_SCALE", "quick")
     assert len(copy.build().problems) == 1

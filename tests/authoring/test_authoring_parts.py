@@ -302,6 +302,7 @@ def linked(tmp_path: Path) -> Path:
         '<a id="here"></a> [x](#here)',
         "`[x](none.md)`\n\n```\n[x](none.md)\n```",
         '<a href="01_one.ipynb">x</a>',
+        r"The mean $\mathrm{E}[x](t)$ and $$\frac{[a](b)}{2}$$.",
     ],
 )
 def test_links_that_lead_somewhere_are_fine(linked: Path, text: str):
@@ -316,6 +317,7 @@ def test_links_that_lead_somewhere_are_fine(linked: Path, text: str):
         ("Text [x][y].\n\n[y]: none.md", "none.md, which is not there"),
         ("| a |\n|---|\n| [x](none.md) |", "none.md, which is not there"),
         ("![x](none.png)", "none.png, which is not there"),
+        ("It costs $5, see [x](none.md), or $6.", "none.md, which is not there"),
         ("# A heading\n\n[x](#another)", "no heading here is called so"),
         ("[x](/README.md)", "is relative"),
         ("[x](../README.md)", "a learner's copy of the course does not hold"),
@@ -330,7 +332,7 @@ def test_a_link_that_leads_nowhere_is_reported(linked: Path, text: str, sentence
 
 
 def test_a_link_in_an_output_is_looked_at_too(linked: Path):
-    cell = shown(text__html='<a href="none.html">x</a> <a href="01_one.ipynb">y</a>')
+    cell = shown(text__html='<a href="none.html">x</a> <a href="01_one.ipynb">y</a> <a href="#own">z</a>')
     problems = link_problems("notebooks/01_one.ipynb", [cell], linked, "lesson")
     assert len(problems) == 1 and "none.html" in problems[0]
 
