@@ -118,8 +118,9 @@ class TokenizerExplorer(Explorer):
 def static_table(text: str, rows: list[dict[str, Any]]) -> str:
     """The rows as an HTML table with inline styles, which a sanitiser lets pass."""
     plain = 'style="text-align:left;vertical-align:top;padding:3px 10px 3px 0"'
+    heading = plain[:-1] + ';white-space:nowrap"'
     names = ("tokenizer", "tokens", "bytes per token", "pieces")
-    parts = ["<tr>", *(f"<th {plain}>{name}</th>" for name in names), "</tr>"]
+    parts = ["<tr>", *(f"<th {heading}>{name}</th>" for name in names), "</tr>"]
     for row in rows:
         parts += ["<tr>", *(f"<td {plain}>{cell}</td>" for cell in _static_cells(row)), "</tr>"]
     box = f'<div style="border:1px solid #8c8c8c;padding:3px 6px;white-space:pre-wrap">{escape(text)}</div>'
