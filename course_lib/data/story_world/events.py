@@ -100,7 +100,7 @@ class Kind:
 def read_kinds(table: str) -> tuple[Kind, ...]:
     """The kinds of a table of `kinds`: five lines each.
 
-    >>> read_kinds("rain | world | | | | weight=3\\n it rained\\n il a plu\\n 下 雨 了")[0].weight
+    >>> read_kinds("rain | world | |\\n | weight=3\\n it rained\\n il a plu\\n 下 雨 了")[0].weight
     3
     """
     lines = [line.strip() for line in table.strip().splitlines()]
