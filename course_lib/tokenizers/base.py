@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self
 
 from tqdm import tqdm
 
-from course_lib.tokenizers.storage import read_tokenizer_json, write_atomically
+from course_lib.tokenizers.storage import parse_tokenizer_json, read_tokenizer_json, write_atomically
 
 
 class PieceCache(dict[str, tuple[int, ...]]):
@@ -215,17 +215,28 @@ class Tokenizer(ABC):
 
         A post-processor in the file (BERT's `[CLS]` … `[SEP]`) is not read: `encode` adds nothing.
         """
-        content = read_tokenizer_json(path)
+        return cls._from_content(read_tokenizer_json(path), str(path))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The tokenizer that `to_json` gave this text for."""
+        return cls._from_content(parse_tokenizer_json(text, "the text"), "the text")
+
+    @classmethod
+    def _from_content(cls, content: dict[str, Any], source: str) -> Self:
+        """The tokenizer of a parsed tokenizer.json; `source` names it in errors."""
         kind = content["model"].get("type")
         if kind != cls.model_type:
-            raise ValueError(f"{path} holds a {kind} model, and {cls.__name__} reads {cls.model_type}")
+            raise ValueError(f"{source} holds a {kind} model, and {cls.__name__} reads {cls.model_type}")
         try:
             special = [entry["content"] for entry in content.get("added_tokens") or [] if entry["special"]]
             return cls._from_sections(content, special)
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is not a complete tokenizer.json ({error!r}); save it again") from error
+            raise ValueError(
+                f"{source} is not a complete tokenizer.json ({error!r}); save it again"
+            ) from error
         except ValueError as error:
-            raise ValueError(f"{path} cannot be used: {error}") from error
+            raise ValueError(f"{source} cannot be used: {error}") from error
 
 
 def check_special_tokens(tokens: Sequence[str]) -> tuple[str, ...]:

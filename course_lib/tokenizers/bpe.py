@@ -138,7 +138,7 @@ class _PairTable:
             head, found, tail = self._chunks[index].partition(pair)
             if not found:
                 continue  # an earlier merge took one of the two tokens away
-            if pair in tail or pair[0] == pair[1]:
+            if pair in tail:
                 self._recount(index, pair, joined, new_pairs)
             else:
                 self._join_once(index, pair, joined, head, tail, new_pairs)

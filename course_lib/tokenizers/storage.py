@@ -45,13 +45,20 @@ def read_tokenizer_json(path: str | Path) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; save a tokenizer there first")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text, so it is no tokenizer.json; save it again") from error
+    return parse_tokenizer_json(text, str(path))
+
+
+def parse_tokenizer_json(text: str, source: str) -> dict[str, Any]:
+    """The content of a tokenizer.json; `ValueError` in one sentence that names `source` if it is damaged."""
+    try:
+        content = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged or cut short ({error}); save it again") from error
+        raise ValueError(f"{source} is damaged or cut short ({error}); save it again") from error
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
-        raise ValueError(f'{path} is JSON but no tokenizer.json: it has no "model" section')
+        raise ValueError(f'{source} is JSON but no tokenizer.json: it has no "model" section')
     return content
 
 

@@ -17,7 +17,13 @@ from course_lib.tokenizers import (
     WordTokenizer,
 )
 
-KINDS = [BPETokenizer, WordPieceTokenizer, UnigramTokenizer, WordTokenizer, CharacterTokenizer]
+KINDS: list[type[Tokenizer]] = [
+    BPETokenizer,
+    WordPieceTokenizer,
+    UnigramTokenizer,
+    WordTokenizer,
+    CharacterTokenizer,
+]
 
 WORLD_TEXT = (
     "苹果发布了新手机。我爱吃苹果！他们在北京的公司工作。"

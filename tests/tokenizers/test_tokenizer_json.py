@@ -91,6 +91,16 @@ def test_unigram_ids_are_identical_where_many_cuts_tie(odd_strings: list[str]) -
     assert first_difference(tied, texts) is None
 
 
+def test_unigram_ids_are_identical_where_letters_are_missing() -> None:
+    # "x" and "y" are known only inside pieces, some of them less likely than an unknown letter and the rest.
+    pieces = {"▁": -2.0, "a": -1.0, "ax": -14.0, "xy": -9.0, "aya": -3.0, "yaxa": -20.0, "▁x": -4.0}
+    vocab = {token: index for index, token in enumerate(["<unk>", *pieces])}
+    gappy = UnigramTokenizer(vocab, [0.0, *pieces.values()], ["<unk>"])
+    rng = random.Random(9)
+    texts = ["".join(rng.choices("aaxy z", k=rng.randint(1, 20))) for _ in range(3000)]
+    assert first_difference(gappy, texts) is None
+
+
 def test_a_saved_file_loads_as_the_same_tokenizer(
     tokenizer: Tokenizer, tmp_path: Path, odd_strings: list[str]
 ) -> None:

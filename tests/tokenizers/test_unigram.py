@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -110,7 +110,7 @@ def test_unknown_characters_become_one_unknown_token(small: UnigramTokenizer) ->
 def test_expected_uses_are_the_average_over_all_cuts() -> None:
     words = {"abcab": 3, "caab": 2}
     uses = expected_uses(words, PIECES)
-    by_hand: Counter[str] = Counter()
+    by_hand: defaultdict[str, float] = defaultdict(float)
     for word, count in words.items():
         total = sum(map(probability, all_cuts(word)))
         for cut in all_cuts(word):

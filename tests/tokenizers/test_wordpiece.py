@@ -19,8 +19,8 @@ COURSE_EXAMPLE = {"hug": 10, "pug": 5, "pun": 12, "bun": 4, "hugs": 5}
 
 def test_the_example_of_the_hugging_face_course() -> None:
     # ##g ##s: 5 / (20 · 5) = 1/20, the only pair above 1/36. Then all tie at 1/36, and h ##u was seen first.
-    # Then hu ##gs: 5 / (15 · 5) = 1/15, and hu ##g: 10 / (15 · 15) = 2/45. The course's text has 1/15 for both,
-    # and so goes on with "hug"; by the formula "hugs" is next.
+    # Then hu ##gs: 5 / (15 · 5) = 1/15, and hu ##g: 10 / (15 · 15) = 2/45. The course's text has 1/15 for
+    # both, and so goes on with "hug"; by the formula "hugs" is next.
     assert train_wordpiece_slow(COURSE_EXAMPLE, 4) == ["##gs", "hu", "hugs", "hug"]
     assert train_wordpiece(COURSE_EXAMPLE, 4) == ["##gs", "hu", "hugs", "hug"]
 
