@@ -39,6 +39,16 @@ SETTINGS: dict[str, dict[str, object]] = {
     # Explorers and sliders must not be torn down as they scroll out of view.
     "@jupyterlab/notebook-extension/tracker": {"autoStartDefaultKernel": True, "windowingMode": "none"},
 }
+# Tools of the course's authors that add themselves to any JupyterLab beside them: jupytext's server part would
+# write a text file beside every notebook that is saved, and nbgrader's menus are for makers of assignments.
+SERVER_PARTS_OFF = (
+    "jupyterlab_jupytext",
+    "nbgrader.server_extensions.formgrader",
+    "nbgrader.server_extensions.validate_assignment",
+    "nbgrader.server_extensions.assignment_list",
+    "nbgrader.server_extensions.course_list",
+)
+PAGE_PARTS_OFF = ("jupyterlab-jupytext", "@jupyter/nbgrader")
 
 
 class LabError(RuntimeError):
@@ -98,6 +108,7 @@ def start_server(workspace: Workspace, port: int) -> Server:
     """Start JupyterLab in the learner's folder; returns at once, before it answers."""
     home = workspace.work / ".course" / "lab"
     _write_settings(home / "settings")
+    _write_configuration(home / "config")
     token = secrets.token_hex(24)
     log = home / "server.log"
     command = [sys.executable, "-m", "jupyterlab", *_options(workspace.work, port)]
@@ -126,8 +137,6 @@ def _options(work: Path, port: int) -> list[str]:
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         "--LabApp.extension_manager=readonly",
         "--LabApp.expose_app_in_browser=True",
-        # jupytext's own server part would write a text file beside every notebook that is saved.
-        "--ServerApp.jpserver_extensions={'jupyterlab_jupytext': False}",
     ]
     return options + (["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else [])
 
@@ -154,6 +163,13 @@ def _write_settings(folder: Path) -> None:
         path = folder / f"{plugin}.jupyterlab-settings"
         if not path.exists():
             write_text(path, json.dumps(settings, indent=2) + "\n")
+
+
+def _write_configuration(folder: Path) -> None:
+    server = {"ServerApp": {"jpserver_extensions": dict.fromkeys(SERVER_PARTS_OFF, False)}}
+    page = {"disabledExtensions": dict.fromkeys(PAGE_PARTS_OFF, True)}
+    write_text(folder / "jupyter_server_config.json", json.dumps(server, indent=2) + "\n")
+    write_text(folder / "labconfig" / "page_config.json", json.dumps(page, indent=2) + "\n")
 
 
 def _free_port(wanted: int | None) -> int:

@@ -244,6 +244,8 @@ def test_the_notebook_opens_with_a_kernel_no_pop_up_and_no_request_outside(
             page.wait_for_timeout(100)
         assert page.locator(".jp-Dialog").count() == 0
         assert page.locator(".Toastify__toast").count() == 0
+        menus = page.locator(".lm-MenuBar-itemLabel").all_inner_texts()
+        assert "Kernel" in menus and "Nbgrader" not in menus
         chromium.close()
     assert '"42\\n"' in saved.read_text()
     assert outside == []
