@@ -148,9 +148,11 @@ class _Builder:
         for one in drafts:
             self._compare(one)
         for run in self._execute(drafts if execute else [], jobs, console):
+            if run.problems:
+                continue
             self._inspect(by_label[run.job.label], run.job.notebook)
             committed = by_label[run.job.label].committed
-            if committed is not None and not run.problems:
+            if committed is not None:
                 self.report.problems += changed_outputs(
                     run.job.label, committed.cells, run.job.notebook.cells
                 )
@@ -160,7 +162,8 @@ class _Builder:
         """Report notebooks that no text stands behind; only when all chapters are looked at."""
         if sources is None:
             return
-        known = {path for source in sources for path in (source.notebook_path, source.exercise_path)}
+        known = {source.notebook_path for source in sources}
+        known |= {source.exercise_path for source in sources if source.kind == "solution"}
         for folder in ("notebooks", "solutions", EXERCISES):
             for path in sorted((self.root / folder).glob("*.ipynb")):
                 if path not in known:

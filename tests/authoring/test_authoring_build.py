@@ -243,6 +243,13 @@ def test_a_broken_notebook_is_not_built_over(copy):
     assert path.read_bytes() == before
 
 
+def test_check_says_an_error_once(copy):
+    edit(copy.root / "notebooks/02_two.md", "print(2)", "print(undefined)")
+    problems = copy.build("02", check=True).problems
+    assert len(problems) == 2
+    assert "out of step" in problems[0] and "NameError" in problems[1]
+
+
 def test_a_full_disk_is_one_sentence_and_the_old_notebook_stays(copy, monkeypatch):
     from course_lib.atomic import DiskFull
     from course_lib.authoring import build as module
