@@ -39,8 +39,8 @@ SETTINGS: dict[str, dict[str, object]] = {
     # Explorers and sliders must not be torn down as they scroll out of view.
     "@jupyterlab/notebook-extension/tracker": {"autoStartDefaultKernel": True, "windowingMode": "none"},
 }
-# Tools of the course's authors that add themselves to any JupyterLab beside them: jupytext's server part would
-# write a text file beside every notebook that is saved, and nbgrader's menus are for makers of assignments.
+# Tools of the course's authors that add themselves to any JupyterLab beside them: jupytext's server part
+# would write a text file beside every notebook that is saved; nbgrader's menus are for makers of assignments.
 SERVER_PARTS_OFF = (
     "jupyterlab_jupytext",
     "nbgrader.server_extensions.formgrader",
