@@ -121,7 +121,6 @@ def _live_memory(inputs: list[Any]) -> Any:
     import torch
     from torch.multiprocessing.reductions import StorageWeakRef
     from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils._pytree import tree_leaves
 
     class LiveMemory(TorchDispatchMode):
         def __init__(self) -> None:
@@ -132,15 +131,18 @@ def _live_memory(inputs: list[Any]) -> Any:
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             result = func(*args, **(kwargs or {}))
-            for leaf in tree_leaves(result):
+            for leaf in result if isinstance(result, (tuple, list)) else (result,):
                 if isinstance(leaf, torch.Tensor):
-                    storage = leaf.untyped_storage()
-                    reference = StorageWeakRef(storage)
-                    if reference not in self.given:
-                        self.alive[reference] = storage.nbytes()
-                        self.largest = max(self.largest, storage.nbytes())
-            self.alive = {ref: size for ref, size in self.alive.items() if not ref.expired()}
-            self.peak = max(self.peak, sum(self.alive.values()))
+                    self.note(leaf.untyped_storage())
             return result
+
+        def note(self, storage: Any) -> None:
+            reference = StorageWeakRef(storage)
+            if reference in self.given or reference in self.alive:
+                return
+            self.alive = {ref: size for ref, size in self.alive.items() if not ref.expired()}
+            self.alive[reference] = storage.nbytes()
+            self.largest = max(self.largest, storage.nbytes())
+            self.peak = max(self.peak, sum(self.alive.values()))
 
     return LiveMemory()
