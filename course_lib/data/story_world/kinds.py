@@ -264,6 +264,11 @@ share | person | held_food other | T=held:food B=other
   {A} shared~v {T} {B:with}
   {A} ^ a~v partagé%T~v {T:o} avec~B.prep {B:p}
   {A} 和~B.prep {B} 分享~v 了 {T}
+fill_basket | person | held_peel | T=held:peel
+  gone T | weight=12
+  {A} put~v {T} into~i a~d basket~k
+  {A} ^ a~v mis%T~v {T:o} dans~i un~d panier~k
+  {A} 把 {T} 放进~v 一个~d 篮子~k 里~i
 peel | person | held_peel | T=held:peel
   | weight=16
   {A} peeled~v {T}
@@ -443,7 +448,7 @@ animal_sleep | animal | placed | P=here
   {A} a~v dormi~v {P:in}
   {A} {P:in} 睡~v 了 一觉~v
 animal_eat | animal | loose_food | T=loose:food
-  gone T | weight=20 salience=2
+  gone T | weight=30 salience=2
   {A} ate~v {T}
   {A} ^ a~v mangé%T~v {T:o}
   {A} 把 {T} 吃~v 了
@@ -531,12 +536,12 @@ not_fit_box | person | held_carry | T=held:carry Y=new:box F=adjective:box_too
   {A} ne~n a~v pas~n mis~v {T:full} dans~i {Y:o} parce~b que~b {Y:pro} était~w trop~o {F@Y}
   {A} 没有~n 把 {T} 放进~i {Y} 里~i ， 因为~b {Y:pro} 太~o {F} 了
 not_eat_self | animal | loose_food | T=loose:food F=adjective:tired_too
-  word A F | weight=10 no_opener
+  word A F | weight=40 no_opener
   {A} did~n not~n eat~v {T:full} because~b {A:pro} was~w too~o {F}
   {A} ne~n a~v pas~n mangé~v {T:full} parce~b que~b {A:pro} était~w trop~o {F@A}
   {A} 没有~n 吃~v {T} ， 因为~b {A:pro} 太~o {F} 了
 not_eat_food | animal | loose_food | T=loose:food F=adjective:taste_too
-  | weight=10 no_opener
+  | weight=40 no_opener
   {A} did~n not~n eat~v {T:full} because~b {T:pro} was@T~w too~o {F}
   {A} ne~n a~v pas~n mangé~v {T:full} parce~b que~b {T:pro} était@T~w trop~o {F@T}
   {A} 没有~n 吃~v {T} ， 因为~b {T:pro} 太~o {F} 了
@@ -613,22 +618,22 @@ bank_is_closed | world | in_town | P=money_bank F=adjective:money_bank
 # Apple, which makes phones.
 APPLE = """
 apple_store | world | in_town |
-  | weight=7 salience=0
+  | weight=14 salience=0
   Apple~a opened~v a~d store~s in~i town~t
   Apple~a a~v ouvert~v une~d boutique~s en~i ville~t
   苹果~a 在~i 城里~t 开~v 了 一家~d 商店~s
 apple_phone | world | in_town |
-  | weight=7 salience=0
+  | weight=14 salience=0
   Apple~a presented~v a~d new~n phone~p
   Apple~a a~v présenté~v un~d nouveau~n téléphone~p
   苹果~a 发布~v 了 一部~d 新~n 手机~p
 works_for_apple | person | in_town |
-  | no_opener
+  | weight=14 no_opener
   {A} works~v for~f Apple~a
   {A} travaille~v chez~f Apple~a
   {A} 在~f 苹果~a 上班~v
 buy_phone | person | at_shop | T=new:phone P=here
-  hold A T; feel A 1 | weight=12 salience=3
+  hold A T; feel A 1 | weight=30 salience=3
   {A} bought~v {T} {P:in}
   {A} a~v acheté~v {T:o} {P:in}
   {A} {P:in} 买~v 了 {T}

@@ -47,6 +47,11 @@ class Noun:
     localiser: str = ""
 
     @cached_property
+    def weight(self) -> int:
+        """How often a new thing is this one: the homonym *apple* comes up more than its share."""
+        return 12 if self.lemma in ("apple", "Apple phone") else 2
+
+    @cached_property
     def described_as(self) -> str:
         """The class of adjectives that a new thing of this noun may take."""
         return next((group for group in ("phone", "fruit", "food") if group in self.classes), "thing")
@@ -226,25 +231,25 @@ photo|photos|photo|f|-|照片|张|find carry many|htb
 picture|pictures|dessin|m|-|图画|幅|find carry paint|hs
 present|presents|cadeau|m|cadeaux|礼物|份|find buy carry|ht
 toy|toys|jouet|m|-|玩具|个|find buy carry many break|hts
-apple|apples|pomme|f|-|苹果|个|buy food fruit peel many carry|htfs
-pear|pears|poire|f|-|梨|个|buy food fruit peel many carry|htf
+apple|apples|pomme|f|-|苹果|个|find buy food fruit peel many carry|htfs
+pear|pears|poire|f|-|梨|个|find buy food fruit peel many carry|htf
 orange|oranges|orange|f|-|橙子|个|buy food peel many carry|hts
-peach|peaches|pêche|f|-|桃子|个|buy food fruit many carry|htf
-banana|bananas|banane|f|-|香蕉|根|buy food peel many carry|htsb
+peach|peaches|pêche|f|-|桃子|个|find buy food fruit many carry|htf
+banana|bananas|banane|f|-|香蕉|根|find buy food peel many carry|htsb
 cherry|cherries|cerise|f|-|樱桃|颗|buy food fruit many|htf
-plum|plums|prune|f|-|李子|个|buy food fruit many carry|htf
+plum|plums|prune|f|-|李子|个|find buy food fruit many carry|htf
 lemon|lemons|citron|m|-|柠檬|个|buy food peel many carry|ht
 strawberry|strawberries|fraise|f|-|草莓|颗|buy find food many|tf
 mushroom|mushrooms|champignon|m|-|蘑菇|个|find buy cook many|wt
 potato|potatoes|pomme de terre|f|pommes de terre|土豆|个|buy cook peel many|htf
-carrot|carrots|carotte|f|-|胡萝卜|根|buy food cook peel many carry|htf
+carrot|carrots|carotte|f|-|胡萝卜|根|find buy food cook peel many carry|htf
 tomato|tomatoes|tomate|f|-|西红柿|个|buy food cook many carry|htf
 onion|onions|oignon|m|-|洋葱|个|buy cook peel many|htf
 egg|eggs|œuf|m|-|鸡蛋|个|buy find cook many|hf
 pie|pies|tarte|f|-|馅饼|个|buy food bake|ht
-cake|cakes|gâteau|m|gâteaux|蛋糕|块|buy food bake carry|ht
-biscuit|biscuits|biscuit|m|-|饼干|块|buy food bake many carry|hts
-sandwich|sandwiches|sandwich|m|-|三明治|个|buy food carry|tsb
+cake|cakes|gâteau|m|gâteaux|蛋糕|块|find buy food bake carry|ht
+biscuit|biscuits|biscuit|m|-|饼干|块|find buy food bake many carry|hts
+sandwich|sandwiches|sandwich|m|-|三明治|个|find buy food carry|tsb
 pizza|pizzas|pizza|f|-|比萨饼|个|buy food bake|ht
 soup|soups|soupe|f|-|汤|碗|food cook|h
 omelette|omelettes|omelette|f|-|煎蛋卷|个|food cook|h
@@ -252,7 +257,7 @@ salad|salads|salade|f|-|沙拉|份|buy food cook|h
 phone|phones|téléphone|m|-|手机|部|phone carry|ht
 Apple phone|Apple phones|téléphone Apple|m|téléphones Apple|苹果 手机|部|phone carry|ht
 pancake|pancakes|crêpe|f|-|薄饼|张|buy food cook many|htb
-sausage|sausages|saucisse|f|-|香肠|根|buy food cook many|htf
+sausage|sausages|saucisse|f|-|香肠|根|find buy food cook many|htf
 """
 
 # lemma|plural|French|French gender|Chinese|classifier|two prepositions|localiser|classes|setting

@@ -267,7 +267,8 @@ def _new_thing(scene: _Scene, use: str) -> Entity:
     if adjective is not None:
         pool = [noun for noun in pool if adjective in config.adjectives_of_noun(noun)]
         scene.announce(count, adjective)
-    thing = _new_entity(world, scene.told, "thing", pool[chooser.uniform(len(pool))])
+    noun = pool[chooser.weighted([noun.weight for noun in pool])]
+    thing = _new_entity(world, scene.told, "thing", noun)
     thing.count, thing.adjective = count, adjective
     return thing
 
