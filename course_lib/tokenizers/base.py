@@ -206,14 +206,15 @@ class Tokenizer(ABC):
         return json.dumps(content | sections, ensure_ascii=False, indent=1)
 
     def save(self, path: str | Path) -> None:
-        """Write a `tokenizer.json`, whole or not at all."""
+        """Write a `tokenizer.json`, whole or not at all; in a folder, under that name."""
         write_atomically(path, self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """The tokenizer saved at `path`; `ValueError` in one sentence if the file holds none of this kind.
 
-        A post-processor in the file (BERT's `[CLS]` … `[SEP]`) is not read: `encode` adds nothing.
+        Truncation, padding and the post-processor (BERT's `[CLS]` … `[SEP]`) are not read: `encode` adds and
+        drops nothing.
         """
         return cls._from_content(read_tokenizer_json(path), str(path))
 
@@ -229,8 +230,7 @@ class Tokenizer(ABC):
         if kind != cls.model_type:
             raise ValueError(f"{source} holds a {kind} model, and {cls.__name__} reads {cls.model_type}")
         try:
-            special = [entry["content"] for entry in content.get("added_tokens") or [] if entry["special"]]
-            return cls._from_sections(content, special)
+            return cls._from_sections(content, _read_special_tokens(content))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{source} is not a complete tokenizer.json ({error!r}); save it again"
@@ -308,6 +308,16 @@ def _tokens_in_id_order(vocab: Mapping[str, int]) -> list[str]:
     if [vocab[token] for token in tokens] != list(range(len(tokens))):
         raise ValueError("the ids of a vocabulary must run from 0 without gaps or repeats")
     return tokens
+
+
+def _read_special_tokens(content: dict[str, Any]) -> list[str]:
+    """The special tokens of a parsed tokenizer.json; `ValueError` for settings we do without."""
+    entries = content.get("added_tokens") or []
+    for entry in entries:
+        plain = not any(entry.get(flag) for flag in ("single_word", "lstrip", "rstrip"))
+        if not (plain and entry["special"] and not (entry.get("normalized") and content.get("normalizer"))):
+            raise ValueError(f"its added token {entry['content']!r} is no plain special token: {entry}")
+    return [entry["content"] for entry in entries]
 
 
 def _added_token(token: str, index: int) -> dict[str, Any]:

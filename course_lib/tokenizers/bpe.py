@@ -203,7 +203,10 @@ _LONG_CHUNK = 200
 
 
 class BPETokenizer(Tokenizer):
-    """Byte-level BPE. `merges` are in the order learned; token ids: special tokens, 256 bytes, merges."""
+    """Byte-level BPE. `merges` are in the order learned; `train` numbers special tokens, 256 bytes, merges.
+
+    `decode(encode(text)) == text` for every text.
+    """
 
     default_special_tokens: ClassVar[tuple[str, ...]] = ("<|endoftext|>",)
     model_type: ClassVar[str] = "BPE"
@@ -329,6 +332,8 @@ class BPETokenizer(Tokenizer):
         require_section(content, "normalizer", None)
         require_section(content, "pre_tokenizer", {"type": "ByteLevel", "add_prefix_space": False})
         model = content["model"]
+        if not content["pre_tokenizer"].get("use_regex", True) or model.get("ignore_merges"):
+            raise ValueError("it sets use_regex=false or ignore_merges=true, and GPT-2's rules do neither")
         # Files written before 2024 hold a merge as one string, "a b"; a byte symbol is never a space.
         pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
         return cls(model["vocab"], [(left, right) for left, right in pairs], special_tokens)

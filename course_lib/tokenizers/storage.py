@@ -12,7 +12,9 @@ from typing import Any
 
 def write_atomically(path: str | Path, text: str) -> None:
     """Write `text` to `path` as UTF-8: a full disk or a crash leaves the old file, never half of one."""
-    path = Path(path)
+    path = tokenizer_path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"the folder {path.parent} does not exist; make it first")
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
@@ -28,6 +30,12 @@ def write_atomically(path: str | Path, text: str) -> None:
         raise
 
 
+def tokenizer_path(path: str | Path) -> Path:
+    """`path`, or `tokenizer.json` in it if it is a folder."""
+    path = Path(path)
+    return path / "tokenizer.json" if path.is_dir() else path
+
+
 def _ordinary_mode(path: Path) -> int:
     """The permission bits of the file at `path`, or those that a new file gets."""
     if path.exists():
@@ -39,9 +47,7 @@ def _ordinary_mode(path: Path) -> int:
 
 def read_tokenizer_json(path: str | Path) -> dict[str, Any]:
     """The parsed file; `ValueError` in one sentence if it is truncated or is no tokenizer.json."""
-    path = Path(path)
-    if path.is_dir():
-        path = path / "tokenizer.json"
+    path = tokenizer_path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; save a tokenizer there first")
     try:

@@ -92,12 +92,12 @@ def test_unigram_ids_are_identical_where_many_cuts_tie(odd_strings: list[str]) -
 
 
 def test_unigram_ids_are_identical_where_letters_are_missing() -> None:
-    # "x" and "y" are known only inside pieces, some of them less likely than an unknown letter and the rest.
-    pieces = {"▁": -2.0, "a": -1.0, "ax": -14.0, "xy": -9.0, "aya": -3.0, "yaxa": -20.0, "▁x": -4.0}
+    # "x" and "y" are known only inside pieces. In "abx" what an unknown letter costs decides the cut.
+    pieces = {"▁": -2.0, "a": -5.0, "b": -15.0, "ab": -2.0, "bx": -20.0, "xy": -9.0, "aya": -3.0, "▁x": -4.0}
     vocab = {token: index for index, token in enumerate(["<unk>", *pieces])}
     gappy = UnigramTokenizer(vocab, [0.0, *pieces.values()], ["<unk>"])
     rng = random.Random(9)
-    texts = ["".join(rng.choices("aaxy z", k=rng.randint(1, 20))) for _ in range(3000)]
+    texts = ["".join(rng.choices("aabxy z", k=rng.randint(1, 20))) for _ in range(3000)]
     assert first_difference(gappy, texts) is None
 
 
@@ -182,6 +182,36 @@ def test_every_section_that_is_missing_or_wrong_is_refused(tokenizer: Tokenizer,
         path.write_text(json.dumps(wrong), encoding="utf-8")
         with pytest.raises(ValueError, match=r"tokenizer\.json"):
             load_tokenizer(path)
+
+
+@pytest.mark.parametrize("flag", ["lstrip", "rstrip", "single_word"])
+def test_added_tokens_with_other_settings_are_refused(
+    tokenizer: Tokenizer, tmp_path: Path, flag: str
+) -> None:
+    path = tmp_path / "tokenizer.json"
+    content = json.loads(tokenizer.to_json())
+    content["added_tokens"][0][flag] = True
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ValueError, match="is no plain special token"):
+        load_tokenizer(path)
+
+
+def test_byte_level_files_with_other_rules_are_refused(trained: dict[str, Tokenizer], tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    for section, setting in (("pre_tokenizer", {"use_regex": False}), ("model", {"ignore_merges": True})):
+        content = json.loads(trained["BPETokenizer"].to_json())
+        content[section] |= setting
+        path.write_text(json.dumps(content), encoding="utf-8")
+        with pytest.raises(ValueError, match="use_regex=false or ignore_merges=true"):
+            load_tokenizer(path)
+
+
+def test_a_folder_stands_for_the_file_in_it(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["tokenizer.json"]
+    assert load_tokenizer(tmp_path).vocab == tokenizer.vocab
+    with pytest.raises(FileNotFoundError, match=r"the folder .*absent does not exist; make it first"):
+        tokenizer.save(tmp_path / "absent" / "tokenizer.json")
 
 
 def test_loading_as_another_class_names_both(trained: dict[str, Tokenizer], tmp_path: Path) -> None:
