@@ -50,6 +50,9 @@ class CourseGroup(TyperGroup):
             _fail(str(error), WRONG_USE)
         except DiskFull as error:
             _fail(str(error), BROKEN)
+        except PermissionError as error:
+            where = error.filename or "a file"
+            _fail(f"{where} may not be read or written by you: make it yours, or set COURSE_WORK.", BROKEN)
         except Exception as error:
             # typer's own exits and usage errors carry an exit code and print themselves.
             if (
@@ -179,7 +182,14 @@ def _notebooks_to_check(workspace: Workspace, what: str | None) -> list[Path]:
     return [path]
 
 
-STYLES = {"passed": "green", "failed": "red", "not started": "dim", "timeout": "red", "broken": "red"}
+STYLES = {
+    "passed": "green",
+    "failed": "red",
+    "not started": "dim",
+    "timeout": "red",
+    "broken": "red",
+    "missing": "red",
+}
 
 
 def _print_report(console: Console, report: NotebookReport) -> None:
@@ -224,7 +234,8 @@ def progress(as_json: Json = False) -> None:
     table.add_column("chapter")
     for heading in ("passed", "points"):
         table.add_column(heading, justify="right")
-    for row in rows:
+    total = {key: sum(row[key] for row in rows) for key in ("passed", "total", "points", "of")}
+    for row in [*rows, {"chapter": "all", **total}]:
         table.add_row(row["chapter"], f"{row['passed']}/{row['total']}", f"{row['points']}/{row['of']}")
     _console().print(table)
 

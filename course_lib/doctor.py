@@ -185,24 +185,19 @@ def _gpu_row(found: dict[str, Any]) -> Row:
 # --- the machine ----------------------------------------------------------------------------------------
 
 
-def total_memory() -> int | None:
-    """The machine's memory in bytes, or the container's where that is less; None where it cannot be told."""
-    found = []
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+def total_memory() -> int:
+    """The machine's memory in bytes, or the container's limit where that is less."""
+    import psutil
+
+    found = [int(psutil.virtual_memory().total)]
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.exists() and (text := limit.read_text().strip()).isdigit():
         found.append(int(text))
-    if sys.platform == "win32":
-        told = _output(["wmic", "ComputerSystem", "get", "TotalPhysicalMemory"]).stdout.split()
-        found += [int(word) for word in told if word.isdigit()]
-    return min(found, default=None)
+    return min(found)
 
 
 def _memory() -> list[Row]:
     total = total_memory()
-    if total is None:
-        return [Row("memory", "warn", "The memory could not be measured; a lesson uses up to 2 GiB.")]
     told = f"{total / GIGABYTE:.1f} GB of memory"
     if total < 4 * GIGABYTE:
         return [Row("memory", "warn", f"{told}; a lesson uses up to 2 GiB, so close other programs.")]
@@ -310,6 +305,6 @@ def _work() -> list[Row]:
         ]
     behind = [name for name in workspace.outdated() if workspace.mine(name).exists()]
     if behind:
-        told = f"{workspace.work} is {len(behind)} notebooks behind the course; `course update` brings them."
+        told = f"{workspace.work} is behind the course ({', '.join(behind)}); `course update` brings them."
         return [Row("your folder", "warn", told)]
     return [Row("your folder", "ok", f"{workspace.work} is up to date.")]

@@ -94,7 +94,7 @@ def run_lab(workspace: Workspace, *, browser: bool, port: int | None) -> int:
 def _tell_about_folder(workspace: Workspace) -> None:
     copied = workspace.prepare()
     if copied:
-        print(f"{len(copied)} notebooks copied to {workspace.work}.", flush=True)
+        print(f"Notebooks copied to {workspace.work}: {len(copied)}.", flush=True)
     elif workspace.outdated():
         print(
             "The course has newer notebooks than yours: `course update` brings them and keeps your answers."

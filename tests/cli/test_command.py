@@ -296,6 +296,7 @@ def test_new_lists_the_files_that_it_made(workspace: Workspace, monkeypatch: pyt
     ("raised", "code", "told"),
     [
         (course_lib.atomic.DiskFull(Path("x")), 3, "The disk is full: x was not written"),
+        (PermissionError(13, "Permission denied", "work/a"), 3, "work/a may not be read or written by you"),
         (KeyboardInterrupt(), 130, "Interrupted."),
         (RuntimeError("two\nlines"), 3, "The course itself failed (RuntimeError: two lines)."),
     ],

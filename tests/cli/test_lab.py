@@ -112,7 +112,7 @@ def gone(port: int) -> bool:
 def test_lab_serves_the_welcome_notebook_prints_its_address_and_ends_on_ctrl_c(
     running: Running, root: Path
 ) -> None:
-    assert running.printed[0] == f"1 notebooks copied to {root / 'work'}.\n"
+    assert running.printed[0] == f"Notebooks copied to {root / 'work'}: 1.\n"
     assert re.match(r"JupyterLab is ready in \d+\.\d s", running.printed[1])
     pattern = r"http://127\.0\.0\.1:\d+/lab/tree/notebooks/00_welcome\.ipynb\?token=[0-9a-f]{48}"
     assert re.fullmatch(pattern, running.address)
