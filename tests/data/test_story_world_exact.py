@@ -152,5 +152,7 @@ def test_draws_below_a_bound_are_uniform() -> None:
 
 def test_join_words_writes_each_language_as_it_is_written() -> None:
     assert join_words(["“", "I", "am", "sad", ",", "”", "said", "Eva", "."]) == "“I am sad,” said Eva."
-    assert join_words(["Elle", "n'", "a", "pas", "vu", "l'", "oie", "."], "french") == "Elle n'a pas vu l'oie."
+    assert (
+        join_words(["Elle", "n'", "a", "pas", "vu", "l'", "oie", "."], "french") == "Elle n'a pas vu l'oie."
+    )
     assert join_words(["她", "很", "累", "。"], "chinese") == "她很累。"

@@ -214,7 +214,7 @@ def _pool_of(kind: Kind) -> str:
     """The pool of new entities that a kind draws on, or nothing."""
     for _, rule in kind.slots:
         name, _, use = rule.partition(":")
-        if name in ("new", "own"):
+        if name in ("new", "own", "plain"):
             return use
         if name in ("new_person", "new_animal"):
             return name.removeprefix("new_")

@@ -103,36 +103,36 @@ have | person | placed | T=new:carry
   {A} avait~v {T:o}
   {A} 有~v {T}
 buy | person | at_shop | T=new:buy P=here
-  hold A T | weight=24 salience=3
+  hold A T | weight=50 salience=3
   {A} bought~v {T} {P:in}
   {A} a~v acheté~v {T:o} {P:in}
   {A} {P:in} 买~v 了 {T}
 buy_for | person | at_shop other | T=new:buy B=other
-  hold B T; giver T A; feel B 1 | weight=14 salience=4
+  hold B T; giver T A; feel B 1 | weight=24 salience=4
   {A} bought~v {T} {B:for}
   {A} a~v acheté~v {T:o} pour~B.prep {B:p}
   {A} 给~B.prep {B} 买~v 了 {T}
 pick_up | person | loose | T=loose
   hold A T | weight=30 salience=2
-  {A} picked~v up~v {T}
+  {A} picked~v {T} up~v
   {A} ^ a~v ramassé%T~v {T:o}
   {A} 捡起~v 了 {T}
 pick_fruit | person | at_tree | T=new:fruit
-  hold A T | weight=20 salience=3
+  hold A T | weight=40 salience=3
   {A} picked~v {T} from~f the~d tree~r
   {A} a~v cueilli~v {T:o} sur~f l'~d arbre~r
   {A} 从~f 树~r 上~f 摘~v 了 {T}
 cook | person | at_cook | T=new:cook
-  hold A T | weight=14 salience=3
+  hold A T | weight=40 salience=3
   {A} cooked~v {T}
   {A} a~v préparé~v {T:o}
   {A} 做~v 了 {T}
 bake | person | at_cook | T=new:bake
-  hold A T | weight=10 salience=3
+  hold A T | weight=30 salience=3
   {A} baked~v {T}
   {A} a~v fait~v cuire~v {T:o}
   {A} 烤~v 了 {T}
-draw | person | at_indoors | T=new:paint
+draw | person | at_indoors | T=plain:paint
   hold A T; feel A 1 | weight=4 salience=3
   {A} drew~v {T}
   {A} a~v fait~v {T:o}
@@ -152,17 +152,17 @@ animal_there | world | scene animals_left | N=new_animal P=scene
 # From hand to hand.
 GIVING = """
 give | person | held other | T=held B=other
-  hold B T; giver T A; feel B 1 | weight=30 salience=4 after=got
+  hold B T; giver T A; feel B 1 | weight=40 salience=4 after=got
   {A} gave~v {T} {B:to}
   {A} ^ a~v donné%T~v {T:o} {B:i}
   {A} 把 {T} 给~v 了 {B}
 lend | person | held other | T=held B=other
-  hold B T; owner T A; feel B 1 | weight=16 salience=4 after=got
+  hold B T; owner T A; feel B 1 | weight=20 salience=4 after=got
   {A} lent~v {T} {B:to}
   {A} ^ a~v prêté%T~v {T:o} {B:i}
   {A} 把 {T} 借给~v 了 {B}
 give_back | person | borrowed | T=borrowed B=owner:T
-  hold B T; feel B 1 | weight=24 salience=4
+  hold B T; feel B 1 | weight=60 salience=4
   {A} gave~v {T} back~v {B:to}
   {A} ^ a~v rendu%T~v {T:o} {B:i}
   {A} 把 {T} 还给~v 了 {B}
@@ -172,7 +172,7 @@ show | person | held other | T=held B=other
   {A} ^ a~v montré%T~v {T:o} {B:i}
   {A} 把 {T} 给~B.prep {B} 看~v 了
 throw | person | held_throw other | T=held:throw B=other
-  hold B T | weight=24 salience=3 after=got
+  hold B T | weight=50 salience=3 after=got
   {A} threw~v {T} {B:to}
   {A} ^ a~v lancé%T~v {T:o} {B:i}
   {A} 把 {T} 扔给~v 了 {B}
@@ -231,17 +231,17 @@ leave | person | held | T=held P=here
   {A} ^ a~v laissé%T~v {T:o} {P:in}
   {A} 把 {T} 留~v {P:in}
 break | person | held_break | T=held:break
-  break T; feel A -1 | weight=16 salience=4
+  break T; feel A -1 | weight=24 salience=4
   {A} broke~v {T}
   {A} ^ a~v cassé%T~v {T:o}
   {A} 把 {T} 弄坏~v 了
 repair | person | broken | T=broken
-  repair T; feel A 1 | weight=30 salience=4 after=break
+  repair T; feel A 1 | weight=150 salience=4 after=break
   {A} repaired~v {T}
   {A} ^ a~v réparé%T~v {T:o}
   {A} 把 {T} 修好~v 了
 repair_for | person | broken_by_other | T=broken_by_other B=holder:T
-  repair T; feel B 1 | weight=40 salience=5 after=break
+  repair T; feel B 1 | weight=150 salience=5 after=break
   {A} repaired~v {T} {B:for}
   {A} ^ a~v réparé%T~v {T:o} pour~B.prep {B:p}
   {A} 帮~B.prep {B} 修好~v 了 {T}
@@ -260,47 +260,47 @@ eat_new | person | placed | T=new:food
   {A} a~v mangé~v {T:o}
   {A} 吃~v 了 {T}
 share | person | held_food other | T=held:food B=other
-  gone T; feel A 1; feel B 1 | weight=24 salience=4 after=got
+  gone T; feel A 1; feel B 1 | weight=40 salience=4 after=got
   {A} shared~v {T} {B:with}
   {A} ^ a~v partagé%T~v {T:o} avec~B.prep {B:p}
   {A} 和~B.prep {B} 分享~v 了 {T}
 fill_basket | person | held_peel | T=held:peel
-  gone T | weight=12
+  gone T | weight=40
   {A} put~v {T} into~i a~d basket~k
   {A} ^ a~v mis%T~v {T:o} dans~i un~d panier~k
   {A} 把 {T} 放进~v 一个~d 篮子~k 里~i
 peel | person | held_peel | T=held:peel
-  | weight=16
+  | weight=60
   {A} peeled~v {T}
   {A} ^ a~v épluché%T~v {T:o}
   {A} 给 {T} 剥~v 了 皮~v
 wash | person | held_wash | T=held:wash
-  |
+  | weight=24
   {A} washed~v {T}
   {A} ^ a~v lavé%T~v {T:o}
   {A} 洗~v 了 {T}
 put_on | person | held_wear | T=held:wear
-  | weight=12
-  {A} put~v on~v {T}
+  | weight=50
+  {A} put~v {T} on~v
   {A} ^ a~v mis%T~v {T:o}
   {A} 穿上~v 了 {T}
 read | person | held_read | T=held:read
-  | weight=16
+  | weight=60
   {A} read~v {T}
   {A} ^ a~v lu%T~v {T:o}
   {A} 读~v 了 {T}
-write | person | other | T=new:write B=other
+write | person | other | T=plain:write B=other
   hold A T | weight=4 salience=3
   {A} wrote~v {T} {B:to}
-  {A} a~v écrit~v {T:o} {B:i}
+  {A} ^ a~v écrit~v {T:o} {B:i}
   {A} 给~B.prep {B} 写~v 了 {T}
 play_music | person | held_play | T=held:play
-  feel A 1 | weight=24 salience=2
+  feel A 1 | weight=80 salience=2
   {A} played~v {T:full}
   {A} a~v joué~v {T:de}
   {A} 演奏~v 了 {T}
 ride | person | held_ride | T=held:ride P=place
-  at A P; feel A 1 | weight=30 salience=3
+  at A P; feel A 1 | weight=100 salience=3
   {A} rode~v {T:full} {P:to}
   {A} a~v pris~v {T:full} pour~v aller~v {P:in}
   {A} 骑~v {T} 去 了 {P}
@@ -349,7 +349,7 @@ laugh_at | person | other | B=other
   {A} s'~v est~v moqué@A~v {B:de}
   {A} 嘲笑~v 了 {B}
 thank | person | gift | T=gift B=giver:T
-  feel B 1 | weight=30 salience=2 after=buy_for,give
+  feel B 1 | weight=80 salience=2 after=buy_for,give
   {A} thanked~v {B} for~p {T:full}
   {A} ^ a~v remercié%B~v {B:o} pour~p {T:p}
   {A} 为~p {T} 感谢~v 了 {B}
@@ -393,6 +393,55 @@ sit_grass | person | at_grass |
   {A} sat~v on~o the~d grass~g
   {A} s'~v est~v assis@A~v sur~o l'~d herbe~g
   {A} 坐~v 在~o 草~g 上~o
+"""
+
+# The two who did the last thing together, told as *they*.
+TOGETHER = """
+they_go | pair | other | P=place
+  at A P; at B P | weight=10
+  {AB} went~v {P:to}
+  {AB} sont~v allé@AB~v {P:in}
+  {AB} 去~v 了 {P}
+they_run | pair | other | P=place
+  at A P; at B P
+  {AB} ran~v {P:to}
+  {AB} ont~v couru~v {P:until}
+  {AB} 跑到~v 了 {P}
+they_play | pair | other | P=here
+  feel A 1; feel B 1 | salience=2
+  {AB} played~v {P:in}
+  {AB} ont~v joué~v {P:in}
+  {AB} {P:in} 玩耍~v
+they_dance | pair | other |
+  feel A 1; feel B 1
+  {AB} danced~v
+  {AB} ont~v dansé~v
+  {AB} 跳~v 了 舞~v
+they_sing | pair | other |
+  feel A 1; feel B 1
+  {AB} sang~v a~d song~s
+  {AB} ont~v chanté~v une~d chanson~s
+  {AB} 唱~v 了 一首~d 歌~s
+they_laugh | pair | other |
+  feel A 1; feel B 1
+  {AB} laughed~v
+  {AB} ont~v ri~v
+  {AB} 笑~v 了
+they_talk | pair | other |
+  | weight=4
+  {AB} talked~v
+  {AB} ont~v bavardé~v
+  {AB} 聊~v 了 天~v
+they_glad | pair | glad other | F=adjective:glad
+  word A F; word B F | weight=12 no_opener
+  {AB} were~v {F}
+  {AB} étaient~v {F@AB}
+  {AB} 很~v {F}
+they_need | pair | other | F=adjective:need
+  word A F; word B F | weight=4 no_opener
+  {AB} were~v {F}
+  {AB} étaient~v {F@AB}
+  {AB} 很~v {F}
 """
 
 # Animals.
@@ -492,7 +541,7 @@ say_need | person | placed | F=adjective:need
   {A} a~s dit~s que~t {A:pro} était~v {F@A}
   {A} 说~s {A:pro} 很~v {F}
 glad_of_gift | person | gift_opposite | F=adjective:glad T=gift_opposite B=giver:T
-  word A F | weight=24 salience=3 after=buy_for,give no_opener
+  word A F | weight=60 salience=3 after=buy_for,give no_opener
   {A} was~v {F} because~b {B:full} gave~g {A:her} {T:full}
   {A} était~v {F@A} parce~b que~b {B:full} {A:lui} avait~g donné~g {T:o}
   {A} 很~v {F} ， 因为~b {B} 送给~g 了 {A:pro} {T}
@@ -527,14 +576,14 @@ not_cross_animal_other | animal | placed | X=scenery:barrier F=too:X
   {A} 没有~n 过~v {X} ， 因为~b {X:pro} 太~o {F} 了
 not_fit_thing | person | held_carry | T=held:carry Y=new:box F=adjective:thing_too
   gone Y | weight=3 salience=2 no_opener
-  {A} did~n not~n put~v {T:full} into~i {Y} because~b {T:pro} was@T~w too~o {F}
-  {A} ne~n a~v pas~n mis~v {T:full} dans~i {Y:o} parce~b que~b {T:pro} était@T~w trop~o {F@T}
-  {A} 没有~n 把 {T} 放进~i {Y} 里~i ， 因为~b {T:pro} 太~o {F} 了
+  {A} could~n not~n put~v {T:full} into~i {Y} because~b {T:pro} was@T~w too~o {F}
+  {A} ne~n a~n pas~n pu~n mettre~v {T:full} dans~i {Y:o} parce~b que~b {T:pro} était@T~w trop~o {F@T}
+  {A} 没~n 能~n 把 {T} 放~v 进~i {Y} 里~i ， 因为~b {T:pro} 太~o {F} 了
 not_fit_box | person | held_carry | T=held:carry Y=new:box F=adjective:box_too
   gone Y | weight=3 salience=2 no_opener
-  {A} did~n not~n put~v {T:full} into~i {Y} because~b {Y:pro} was~w too~o {F}
-  {A} ne~n a~v pas~n mis~v {T:full} dans~i {Y:o} parce~b que~b {Y:pro} était~w trop~o {F@Y}
-  {A} 没有~n 把 {T} 放进~i {Y} 里~i ， 因为~b {Y:pro} 太~o {F} 了
+  {A} could~n not~n put~v {T:full} into~i {Y} because~b {Y:pro} was~w too~o {F}
+  {A} ne~n a~n pas~n pu~n mettre~v {T:full} dans~i {Y:o} parce~b que~b {Y:pro} était~w trop~o {F@Y}
+  {A} 没~n 能~n 把 {T} 放~v 进~i {Y} 里~i ， 因为~b {Y:pro} 太~o {F} 了
 not_eat_self | animal | loose_food | T=loose:food F=adjective:tired_too
   word A F | weight=40 no_opener
   {A} did~n not~n eat~v {T:full} because~b {A:pro} was~w too~o {F}
@@ -547,14 +596,14 @@ not_eat_food | animal | loose_food | T=loose:food F=adjective:taste_too
   {A} 没有~n 吃~v {T} ， 因为~b {T:pro} 太~o {F} 了
 not_buy_price | person | at_shop | T=new:buy F=adjective:price_too
   gone T; feel A -1 | weight=5 salience=2 no_opener
-  {A} did~n not~n buy~v {T} because~b {T:pro} was@T~w too~o {F}
-  {A} ne~n a~v pas~n acheté~v {T:o} parce~b que~b {T:pro} était@T~w trop~o {F@T}
-  {A} 没有~n 买~v {T} ， 因为~b {T:pro} 太~o {F} 了
+  {A} wanted~n to~n buy~v {T} ,~c but~b {T:pro} was@T~w too~o {F}
+  {A} voulait~n acheter~v {T:o} ,~c mais~b {T:pro} était@T~w trop~o {F@T}
+  {A} 想~n 买~v {T} ，~c 但是~b {T:pro} 太~o {F} 了
 not_buy_poor | person | at_shop | T=new:buy F=adjective:poor_too
   gone T; feel A -1 | weight=5 salience=2 no_opener
-  {A} did~n not~n buy~v {T} because~b {A:pro} was~w too~o {F}
-  {A} ne~n a~v pas~n acheté~v {T:o} parce~b que~b {A:pro} était~w trop~o {F@A}
-  {A} 没有~n 买~v {T} ， 因为~b {A:pro} 太~o {F} 了
+  {A} wanted~n to~n buy~v {T} ,~c but~b {A:pro} was~w too~o {F}
+  {A} voulait~n acheter~v {T:o} ,~c mais~b {A:pro} était~w trop~o {F@A}
+  {A} 想~n 买~v {T} ，~c 但是~b {A:pro} 太~o {F} 了
 """
 
 # The bank of a river.
@@ -638,17 +687,17 @@ buy_phone | person | at_shop | T=new:phone P=here
   {A} a~v acheté~v {T:o} {P:in}
   {A} {P:in} 买~v 了 {T}
 charge_phone | person | held_phone | T=held:phone
-  | weight=40
+  | weight=100
   {A} charged~v {T:full}
   {A} a~v rechargé~v {T:full}
   {A} 给 {T} 充~v 了 电~v
 call | person | held_phone acquaintance | B=acquaintance T=held:phone
-  | weight=40 salience=2
+  | weight=100 salience=2
   {A} called~v {B} with~w {T:full}
   {A} ^ a~v appelé%B~v {B:o} avec~w {T:full}
   {A} 用~w {T} 给 {B} 打~v 了 电话~v
 screen | person | held_phone | T=held:phone F=adjective:screen
-  | weight=30 salience=0 no_opener
+  | weight=60 salience=0 no_opener
   the~d screen~s of~o {T:full} was~v {F}
   l'~d écran~s {T:of} était~v {F}
   {T} 的~o 屏幕~s 很~v {F}
@@ -686,7 +735,7 @@ weather | world | | F=adjective:weather
 # How things stand, in the present.
 NOW = """
 now_has | person | held | T=held
-  | weight=4 salience=2 no_opener
+  | weight=8 salience=2 no_opener
   Now~n {A} has~v {T}
   Maintenant~n {A} ^ a~v {T:o}
   现在~n {T} 在~v {A} 手~v 里~v
@@ -705,6 +754,7 @@ TABLES = (
     LOSING,
     USING,
     PEOPLE,
+    TOGETHER,
     ANIMALS_ACT,
     FEELINGS,
     REASONS,

@@ -30,7 +30,7 @@ _COUNT_WEIGHTS = (2, 1, 1, 2)  # of 2, 3, 4 and some, against 8 for one
 PREPOSITIONS = frozenset({"to", "from", "with", "for", "at", "of"})
 OBJECTIVE = {"he": "him", "she": "her", "it": "it", "they": "them"}
 _POSSESSIVE = {"he": "his", "she": "her", "it": "its", "they": "their"}
-_PAIR_FOCUS, _FOCUS, _OTHER, _ANIMAL, _NEWCOMER, _NEW_ANIMAL, _WORLD = 8, 8, 5, 3, 8, 1, 3
+_FOCUS, _OTHER, _PAIR, _ANIMAL, _NEWCOMER, _NEW_ANIMAL, _WORLD = 8, 5, 8, 3, 8, 1, 3
 
 
 class Mention(NamedTuple):
@@ -109,6 +109,8 @@ def tell_next(
     told = Told(kinds[chooser.weighted(weights)], actors[index - 1].entity, {}, words)
     if told.actor is not None:
         told.values["A"] = told.actor
+    if told.kind.actor == "pair":
+        told.values["A"], told.values["B"] = world.last_pair
     _tell(_Scene(config, world, told, chooser))
     return told
 
@@ -177,6 +179,8 @@ def _candidates(config: WorldConfig, world: World) -> list[Actor]:
         return [Actor("first", None, 1)]
     found = [Actor("person", who, _FOCUS if who is world.focus else _OTHER) for who in world.people]
     found += [Actor("animal", animal, _ANIMAL) for animal in world.animals]
+    if world.last_pair and not any(entity.plural for entity in world.last_mentioned):
+        found.append(Actor("pair", world.last_pair[0], _PAIR))
     if len(world.people) < config.max_people:
         found.append(Actor("newcomer", None, _NEWCOMER if len(world.people) == 1 else 1))
     if len(world.animals) < config.max_animals:
@@ -390,10 +394,15 @@ def _rule_new(scene: _Scene, use: str) -> Entity:
     return _new_thing(scene, use)
 
 
+def _rule_plain(scene: _Scene, use: str) -> Entity:
+    """One new thing without an adjective."""
+    pool = scene.config.thing_pool(use, scene.world.setting)
+    return scene.pick_new("thing", [noun for noun in pool if noun not in scene.world.used])
+
+
 def _rule_own(scene: _Scene, use: str) -> Entity:
     """A thing of the actor's, not heard of before: "her key"."""
-    pool = scene.config.thing_pool(use, scene.world.setting)
-    thing = scene.pick_new("thing", [noun for noun in pool if noun not in scene.world.used])
+    thing = _rule_plain(scene, use)
     scene.told.owned["T"] = scene.actor
     return thing
 
@@ -490,6 +499,7 @@ RULES: dict[str, Callable[[_Scene, str], Value]] = {
     "animal_here": _rule_animal_here,
     "other_animal": _rule_animal_here,
     "new": _rule_new,
+    "plain": _rule_plain,
     "own": _rule_own,
     "held": _rule_held,
     "broken": _rule_broken,
@@ -588,13 +598,12 @@ def _is_there(scene: _Scene, slot: str, place: Entity) -> bool:
 
 
 def _tell_pair(scene: _Scene) -> None:
-    """Two people as one subject: "Anna and Ben", or "they" where the last sentence had the same two."""
-    told, world = scene.told, scene.world
-    pair = (scene.actor, scene.told.values.get("B") or _bind(scene, "B"))
-    assert isinstance(pair[1], Entity)
-    people = (pair[0], pair[1])
-    clear = people == world.last_pair and not any(e.plural for e in world.last_mentioned)
-    if clear and scene.chooser.weighted((2, 1)) == 0:
+    """Two people as one subject: "Anna and Tom", or "they" for the pair of the last sentence."""
+    told = scene.told
+    other = _bind(scene, "B")
+    assert isinstance(other, Entity)
+    people = (scene.actor, other)
+    if told.kind.actor == "pair":
         told.mentions.append(Mention("AB", people, "pronoun", len(told.words), len(told.words) + 1))
         _say(told, "they", "AB")
         return

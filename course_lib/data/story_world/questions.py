@@ -110,7 +110,12 @@ _EVENT_QUESTIONS = {
     "repair_for": ("Who repaired {T}?", "A"),
     "tell_where": ("Whom did {A} tell where {T} was?", "B"),
 }
-_REASON_VERBS = {"not_cross": "cross", "not_fit": "put", "not_eat": "eat", "not_buy": "buy"}
+_REASONS = {
+    "not_cross": "Why did {A} not cross {X}?",
+    "not_fit": "Why could {A} not put {T} into {Y}?",
+    "not_eat": "Why did {A} not eat {T}?",
+    "not_buy": "Why did {A} not buy {T}?",
+}
 
 
 class _Asker:
@@ -169,13 +174,12 @@ class _Asker:
 
     def reasons(self) -> Iterator[Question]:
         for name, index, told in self.known.events:
-            verb = next((v for start, v in _REASON_VERBS.items() if name.startswith(start)), None)
-            if verb is None:
+            text = next((t for start, t in _REASONS.items() if name.startswith(start)), None)
+            if text is None:
                 continue
             sentence = self.story.sentences[index]
-            start = sentence.start + sentence.words.index("because") + 1
+            because = "but" if name.startswith("not_buy") else "because"
+            start = sentence.start + sentence.words.index(because) + 1
             end = sentence.start + len(sentence.words) - 1
-            thing = name_of(told.entity("X" if "X" in told.values else "T"))
-            into = f" into {name_of(told.entity('Y'))}" if "Y" in told.values else ""
-            text = f"Why did {name_of(told.entity('A'))} not {verb} {thing}{into}?"
-            yield self.question("why", text, (index, start, end), (index,))
+            names = {key: name_of(told.entity(key)) for key in "ATXY" if key in told.values}
+            yield self.question("why", text.format(**names), (index, start, end), (index,))

@@ -68,11 +68,13 @@ steal|stole|voler|偷走
 stroke|stroked|caresser|抚摸
 swim|swam|nager|游泳
 take|took|prendre|拿走
+talk|talked|bavarder|聊天
 tell|told|dire|告诉
 thank|thanked|remercier|感谢
 throw|threw|lancer|扔给
 tie|tied|attacher|系
 wait|waited|attendre|等待
+want|wanted|vouloir|想
 wash|washed|laver|洗
 watch|watched|regarder|看着
 wave|waved|faire signe|挥手
