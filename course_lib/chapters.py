@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -88,3 +92,32 @@ def builder_of(module: str) -> Chapter | None:
         if any(module == built or module.startswith(built + ".") for built in chapter.builds):
             return chapter
     return None
+
+
+class UnknownChapter(ValueError):
+    """No chapter, or more than one, is meant by what was given; the message says which come near."""
+
+
+def find_chapter(given: str, names: Iterable[str]) -> str:
+    """The name among `names` that "06", "6", "attention", "06_attention" or a path to one of its files means.
+
+    Raises UnknownChapter with near names for an unknown one, and with all candidates for an ambiguous one.
+    """
+    names = list(names)
+    wanted = Path(given.replace("\\", "/").rstrip("/")).name
+    wanted = re.sub(r"\.(ipynb|md|py)$", "", wanted).lower().replace("-", "_")
+    if wanted.isdigit():
+        found = [name for name in names if name[:2].isdigit() and int(name[:2]) == int(wanted)]
+    else:
+        found = [name for name in names if wanted in (name, name[3:])]
+        found = found or [name for name in names if wanted and wanted in name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UnknownChapter(f"{given!r} could be {', '.join(found)}: give the whole name or the number.")
+    topics = {name[3:]: name for name in names} | {name: name for name in names}
+    close = difflib.get_close_matches(wanted, topics, n=3, cutoff=0.5)
+    near = dict.fromkeys(topics[match] for match in close)
+    few = f"There are {names[0]} to {names[-1]}." if names else "There is none yet."
+    advice = f"Did you mean {' or '.join(near)}?" if near else few
+    raise UnknownChapter(f"There is no chapter {given!r}. {advice}")

@@ -36,6 +36,8 @@ SETTINGS: dict[str, dict[str, object]] = {
         "checkForUpdates": False,
         "doNotDisturbMode": False,
     },
+    # A saved notebook shows its explorers again without a kernel.
+    "@jupyter-widgets/jupyterlab-manager:plugin": {"saveState": True},
     # Explorers and sliders must not be torn down as they scroll out of view.
     "@jupyterlab/notebook-extension/tracker": {"autoStartDefaultKernel": True, "windowingMode": "none"},
 }

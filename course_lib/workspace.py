@@ -8,9 +8,7 @@ work/.course/backups/<when>/…        what stood there before an update or a re
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -18,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .atomic import DiskFull, write_bytes
-from .chapters import CHAPTERS
+from .chapters import CHAPTERS, UnknownChapter, find_chapter
 from .merge import (
     Merged,
     MergeError,
@@ -116,28 +114,11 @@ def chapter_names(root: Path) -> list[str]:
 
 
 def resolve_chapter(given: str, root: Path) -> str:
-    """The chapter that `06`, `6`, `attention`, `06_attention` or a path to one of its files means.
-
-    Raises WorkspaceError with near names for an unknown one, and with all candidates for an ambiguous one.
-    """
-    names = chapter_names(root)
-    wanted = Path(given.replace("\\", "/").rstrip("/")).name
-    wanted = re.sub(r"\.(ipynb|md|py)$", "", wanted).lower().replace("-", "_")
-    if wanted.isdigit():
-        found = [name for name in names if name[:2].isdigit() and int(name[:2]) == int(wanted)]
-    else:
-        found = [name for name in names if wanted in (name, name[3:])]
-        found = found or [name for name in names if wanted and wanted in name]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise WorkspaceError(f"{given!r} could be {', '.join(found)}: give the whole name or the number.")
-    topics = {name[3:]: name for name in names} | {name: name for name in names}
-    near = dict.fromkeys(
-        topics[match] for match in difflib.get_close_matches(wanted, topics, n=3, cutoff=0.5)
-    )
-    advice = f"Did you mean {' or '.join(near)}?" if near else f"There are {names[0]} to {names[-1]}."
-    raise WorkspaceError(f"There is no chapter {given!r}. {advice}")
+    """The chapter that is meant, as `chapters.find_chapter` says. Raises WorkspaceError where it cannot."""
+    try:
+        return find_chapter(given, chapter_names(root))
+    except UnknownChapter as error:
+        raise WorkspaceError(str(error)) from None
 
 
 # --- copies ---------------------------------------------------------------------------------------------

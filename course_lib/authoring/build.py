@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any
 from nbformat import NotebookNode
 
 from ..atomic import write_bytes
+from ..chapters import UnknownChapter
 from .assemble import Draft, difference, draft, read_notebook, serialise
 from .execute import Job, OnCell, Run, Runner, default_jobs, error_problems
 from .exercises import Entries, registered_entry
 from .limits import Limits, limits_from_environment
 from .links import link_problems
 from .outputs import changed_outputs, keep_volatile, normalise, output_problems
-from .project import EXERCISES, Source, SourceError, UnknownChapter, find_sources
+from .project import EXERCISES, Source, SourceError, find_sources
 from .structure import structure_problems
 
 if TYPE_CHECKING:

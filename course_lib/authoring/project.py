@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from course_lib.chapters import find_chapter
 
 KINDS = {"lesson": "notebooks", "solution": "solutions"}
 EXERCISES = "exercises"
@@ -15,10 +16,6 @@ CHAPTER_NAME = re.compile(r"^[0-9]{2}_[a-z0-9]+(_[a-z0-9]+)*$")
 
 class SourceError(ValueError):
     """A source text that cannot become a notebook; the message names the file and what to do."""
-
-
-class UnknownChapter(SourceError):
-    """A chapter was asked for that is not there; the message names the nearest."""
 
 
 @dataclass(frozen=True)
@@ -83,24 +80,5 @@ def find_sources(root: Path, chapters: Iterable[str] | None = None) -> list[Sour
     if chapters is None:
         return found
     names = sorted({source.chapter for source in found})
-    wanted = {resolve_chapter(chapter, names) for chapter in chapters}
+    wanted = {find_chapter(chapter, names) for chapter in chapters}
     return [source for source in found if source.chapter in wanted]
-
-
-def resolve_chapter(given: str, names: Iterable[str]) -> str:
-    """The chapter that is meant by "06", "6", "attention", "06_attention" or a path to one of its files.
-
-    Raises UnknownChapter, with the nearest names, when none or several fit.
-    """
-    names = list(names)
-    stem = Path(given).name.removesuffix(".md").removesuffix(".ipynb")
-    if stem in names:
-        return stem
-    fitting = [name for name in names if stem == name[3:] or (stem.isdigit() and int(stem) == int(name[:2]))]
-    if len(fitting) == 1:
-        return fitting[0]
-    if fitting:
-        raise UnknownChapter(f"chapter {given!r} could be any of {', '.join(fitting)}; give the full name")
-    near = difflib.get_close_matches(stem, [*names, *(name[3:] for name in names)], n=3, cutoff=0.5)
-    advice = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names) or 'none yet'}"
-    raise UnknownChapter(f"no chapter {given!r}; {advice}")

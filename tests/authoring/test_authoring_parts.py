@@ -14,7 +14,7 @@ from course_lib.authoring.exercises import Entry
 from course_lib.authoring.fingerprint import depends_on, fingerprint, imports
 from course_lib.authoring.links import github_anchor, heading_anchors, jupyter_anchor, link_problems
 from course_lib.authoring.outputs import is_complete, normalise, output_problems
-from course_lib.authoring.project import Source, SourceError, find_sources, resolve_chapter
+from course_lib.authoring.project import Source, SourceError, find_sources
 from course_lib.authoring.source import parse
 from course_lib.authoring.structure import structure_problems
 
@@ -84,18 +84,6 @@ def test_a_text_that_is_no_notebook_is_refused_by_name(text: str, sentence: str)
     with pytest.raises(SourceError, match=sentence) as error:
         parse(text, "notebooks/01_one.md")
     assert str(error.value).startswith("notebooks/01_one.md")
-
-
-def test_chapters_are_found_by_any_of_their_names():
-    names = ["05_positional_encoding", "06_attention", "07_multi_head_attention"]
-    for given in ("06", "6", "attention", "06_attention", "notebooks/06_attention.md", "06_attention.ipynb"):
-        assert resolve_chapter(given, names) == "06_attention"
-    with pytest.raises(SourceError, match="did you mean 06_attention"):
-        resolve_chapter("06_atention", names)
-    with pytest.raises(SourceError, match="there are: 05_positional_encoding"):
-        resolve_chapter("xyz", names)
-    with pytest.raises(SourceError, match="could be any of"):
-        resolve_chapter("6", ["06_attention", "06_other"])
 
 
 def test_a_file_name_that_is_no_chapter_is_refused(tmp_path: Path):

@@ -14,6 +14,7 @@ from nbformat import v4
 
 import course_lib.atomic
 import course_lib.workspace as workspace_module
+from course_lib.chapters import UnknownChapter, find_chapter
 from course_lib.workspace import Workspace, WorkspaceError, resolve_chapter, work_folder
 
 NAMES = ["notebooks/00_welcome.ipynb", "notebooks/06_attention.ipynb", "exercises/06_attention.ipynb"]
@@ -264,6 +265,11 @@ def test_part_of_a_name_does_where_it_is_the_only_one(tmp_path: Path) -> None:
     assert resolve_chapter("flash", tmp_path) == "19_flash_attention"
     with pytest.raises(WorkspaceError, match=r"could be .*04_embeddings, 05_.*: give the whole name"):
         resolve_chapter("ing", tmp_path)
+
+
+def test_two_chapters_of_one_number_are_both_named() -> None:
+    with pytest.raises(UnknownChapter, match="could be 06_attention, 06_other"):
+        find_chapter("6", ["06_attention", "06_other"])
 
 
 @pytest.mark.parametrize(
