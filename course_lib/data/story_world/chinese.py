@@ -61,7 +61,9 @@ def _entity(told: Told, token: Token, entity: Entity) -> list[Aligned]:
 
 
 def _pronoun_or_phrase(told: Told, slot: str, entity: Entity, form: str) -> list[Aligned]:
-    if form == "pro" or told.forms.get(slot) == "pronoun":
+    if form == "pro":
+        return [(_PRONOUNS[entity.pronoun], f"{slot}.again")]
+    if told.forms.get(slot) == "pronoun":
         return [(_PRONOUNS[entity.pronoun], f"{slot}.noun")]
     return _phrase(told, slot)
 

@@ -19,7 +19,7 @@ class WorldConfig:
     """The world's size. Every `None` means all that there is; the names are lemmas and kinds of event.
 
     Stories have `min_sentences` to `max_sentences` sentences; once it may end, each further
-    sentence adds `end_weight_step` to the weight of the end, against about thirty for going on.
+    sentence adds `end_weight_step` to the weight of the end, against about fifty for going on.
     """
 
     people: tuple[str, ...] | None = None
@@ -30,7 +30,7 @@ class WorldConfig:
     kinds: tuple[str, ...] | None = None
     min_sentences: int = 4
     max_sentences: int = 12
-    end_weight_step: int = 2
+    end_weight_step: int = 4
     max_people: int = 3
     max_animals: int = 2
     max_things: int = 4

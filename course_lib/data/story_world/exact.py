@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import pairwise
 
-from course_lib.data.story_world.chooser import ReplayChooser
+from course_lib.data.story_world.chooser import Choice, ReplayChooser
 from course_lib.data.story_world.config import WorldConfig
 from course_lib.data.story_world.narrator import Told, Words, commit, possible_actors, tell_next, tell_story
 from course_lib.data.story_world.skeleton import SPLITS, split_of, story_skeleton
@@ -114,6 +114,46 @@ def _ways_on(
         mass[count] = mass.get(count, 0.0) + _float_probability(chooser)
         pending.extend(chooser.branches)
     return mass, ended
+
+
+def find_choices(config: WorldConfig, words: Sequence[str]) -> tuple[list[Told], list[Choice]]:
+    """The sentences and the choices that tell exactly these words as a whole story.
+
+    Raises ValueError naming the first sentence that could not come next, or that the story could not end.
+    """
+    world, story = config.new_world(), list[Told]()
+    choices: list[Choice] = []
+    start = 0
+    while start < len(words):
+        told, chosen = _sentence_at(config, world, words, start)
+        commit(world, told)
+        story.append(told)
+        choices += chosen
+        start += len(told.words)
+    ending = ReplayChooser([0])
+    if config.end_weight(world.sentences) == 0 or tell_next(config, world, ending, Words()) is not None:
+        raise ValueError(f"this world has no story that ends after {world.sentences} sentences")
+    return story, choices + ending.choices
+
+
+def _sentence_at(
+    config: WorldConfig, world: World, words: Sequence[str], start: int
+) -> tuple[Told, list[Choice]]:
+    pending: list[list[int]] = [[]]
+    actors = possible_actors(config, world)
+    while pending:
+        chooser = ReplayChooser(pending.pop())
+        try:
+            told = tell_next(config, world, chooser, _Matching(words, start), actors)
+        except _Differs:
+            told = None
+        if told is not None:
+            return told, chooser.choices
+        pending.extend(chooser.branches)
+    sentence = " ".join(
+        words[start : next((i for i in range(start, len(words)) if words[i] == "."), start) + 1]
+    )
+    raise ValueError(f"this sentence cannot come next in a story of this world: {sentence!r}")
 
 
 def _float_probability(chooser: ReplayChooser) -> float:

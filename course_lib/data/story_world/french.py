@@ -108,10 +108,10 @@ class _Sentence:
         key = f"{slot}.noun"
         if slot in self.clitics and form in ("o", "i"):
             return []
-        if form in ("pro", "") and (form or self.form(slot) == "pronoun"):
+        if form in ("pro", "lui"):
+            return [("lui" if form == "lui" else _nominative(entity), f"{slot}.again")]
+        if not form and self.form(slot) == "pronoun":
             return [(_nominative(entity), key)]
-        if form == "lui":
-            return [("lui", key)]
         if form in ("p", "o", "i") and self.form(slot) == "pronoun" and form != "o":
             stressed = [(_stressed(entity), key)]
             return stressed if form == "p" else [("à", f"{slot}.prep"), *stressed]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count as count_up
 
 from course_lib.data.story_world.chooser import SamplingChooser, mix
 from course_lib.data.story_world.config import WorldConfig
+from course_lib.data.story_world.exact import find_choices
 from course_lib.data.story_world.narrator import tell_story
 from course_lib.data.story_world.skeleton import SPLITS, Skeleton, split_of, story_skeleton
 from course_lib.data.story_world.story import Sentence, Story, Translation
@@ -45,6 +47,19 @@ def stories(
         raise ValueError(f"count={count} is negative; give how many stories are wanted, or None for no end")
     for index in count_up() if count is None else range(count):
         yield story(mix(seed, index), split, config)
+
+
+def read_story(text: str, config: WorldConfig = FULL_WORLD) -> Story:
+    """The story that a text tells, with all of its labels and its log-probability.
+
+    Raises ValueError where the text is not a story of this world, naming the first sentence that cannot be:
+    a way to judge what a language model has written.
+    """
+    words = re.findall(r"[“”.,]|[^\s“”.,]+", text)
+    if not words:
+        raise ValueError("the text has no words; give a story such as `story(0).text`")
+    told, choices = find_choices(config, words)
+    return Story(tuple(told), tuple(choices), config, 0)
 
 
 def corpus(words: int, seed: int = 0, split: str | None = "train", config: WorldConfig = FULL_WORLD) -> str:

@@ -59,7 +59,7 @@ go | person | placed | P=place
   {A} est~v allé@A~v {P:in}
   {A} 去~v 了 {P}
 run | person | placed | P=place
-  at A P | repeats
+  at A P | weight=4 repeats
   {A} ran~v {P:to}
   {A} a~v couru~v {P:until}
   {A} 跑到~v 了 {P}
@@ -74,7 +74,7 @@ go_together | person | other | B=other P=place
   {AB} sont~v allé@AB~v ensemble~t {P:in}
   {AB} 一起~t 去~v 了 {P}
 bring | person | held | T=held P=place
-  at A P | weight=10 salience=2 after=got
+  at A P | weight=20 salience=2 after=got
   {A} took~v {T} {P:to}
   {A} ^ a~v emporté%T~v {T:o} {P:in}
   {A} 把 {T} 带到~v 了 {P}
@@ -93,17 +93,17 @@ animal_follow | animal | person_here | B=person_here P=place
 # Coming by things.
 GETTING = """
 find | person | placed | T=new:find P=here
-  hold A T; feel A 1 | weight=22 salience=3
+  hold A T; feel A 1 | weight=28 salience=3
   {A} found~v {T} {P:in}
   {A} a~v trouvé~v {T:o} {P:in}
   {A} {P:in} 找到~v 了 {T}
 have | person | placed | T=new:carry
-  hold A T | weight=12 no_opener
+  hold A T | weight=16 no_opener
   {A} had~v {T}
   {A} avait~v {T:o}
   {A} 有~v {T}
 buy | person | at_shop | T=new:buy P=here
-  hold A T | weight=50 salience=3
+  hold A T | weight=80 salience=3
   {A} bought~v {T} {P:in}
   {A} a~v acheté~v {T:o} {P:in}
   {A} {P:in} 买~v 了 {T}
@@ -113,7 +113,7 @@ buy_for | person | at_shop other | T=new:buy B=other
   {A} a~v acheté~v {T:o} pour~B.prep {B:p}
   {A} 给~B.prep {B} 买~v 了 {T}
 pick_up | person | loose | T=loose
-  hold A T | weight=30 salience=2
+  hold A T | weight=60 salience=2
   {A} picked~v {T} up~v
   {A} ^ a~v ramassé%T~v {T:o}
   {A} 捡起~v 了 {T}
@@ -123,7 +123,7 @@ pick_fruit | person | at_tree | T=new:fruit
   {A} a~v cueilli~v {T:o} sur~f l'~d arbre~r
   {A} 从~f 树~r 上~f 摘~v 了 {T}
 cook | person | at_cook | T=new:cook
-  hold A T | weight=40 salience=3
+  hold A T | weight=60 salience=3
   {A} cooked~v {T}
   {A} a~v préparé~v {T:o}
   {A} 做~v 了 {T}
@@ -152,12 +152,12 @@ animal_there | world | scene animals_left | N=new_animal P=scene
 # From hand to hand.
 GIVING = """
 give | person | held other | T=held B=other
-  hold B T; giver T A; feel B 1 | weight=40 salience=4 after=got
+  hold B T; giver T A; feel B 1 | weight=80 salience=4 after=got
   {A} gave~v {T} {B:to}
   {A} ^ a~v donné%T~v {T:o} {B:i}
   {A} 把 {T} 给~v 了 {B}
 lend | person | held other | T=held B=other
-  hold B T; owner T A; feel B 1 | weight=20 salience=4 after=got
+  hold B T; owner T A; feel B 1 | weight=40 salience=4 after=got
   {A} lent~v {T} {B:to}
   {A} ^ a~v prêté%T~v {T:o} {B:i}
   {A} 把 {T} 借给~v 了 {B}
@@ -167,32 +167,32 @@ give_back | person | borrowed | T=borrowed B=owner:T
   {A} ^ a~v rendu%T~v {T:o} {B:i}
   {A} 把 {T} 还给~v 了 {B}
 show | person | held other | T=held B=other
-  | weight=12 salience=2 after=got
+  | weight=24 salience=2 after=got
   {A} showed~v {T} {B:to}
   {A} ^ a~v montré%T~v {T:o} {B:i}
   {A} 把 {T} 给~B.prep {B} 看~v 了
 throw | person | held_throw other | T=held:throw B=other
-  hold B T | weight=50 salience=3 after=got
+  hold B T | weight=100 salience=3 after=got
   {A} threw~v {T} {B:to}
   {A} ^ a~v lancé%T~v {T:o} {B:i}
   {A} 把 {T} 扔给~v 了 {B}
 sell | person | held other | T=held B=other
-  hold B T | weight=10 salience=4 after=got
+  hold B T | weight=24 salience=4 after=got
   {A} sold~v {T} {B:to}
   {A} ^ a~v vendu%T~v {T:o} {B:i}
   {A} 把 {T} 卖给~v 了 {B}
 steal | person | held_by_other | T=held_by_other B=holder:T
-  owe T B; hold A T; feel B -1 | weight=16 salience=5 after=got
+  owe T B; hold A T; feel B -1 | weight=40 salience=5 after=got
   {A} stole~v {T} {B:from}
   {A} ^ a~v volé%T~v {T:o} {B:i}
   {A} {B:from} 偷走~v 了 {T}
 take | person | held_by_other | T=held_by_other B=holder:T
-  owe T B; hold A T; feel B -1 | weight=12 salience=4 after=got
+  owe T B; hold A T; feel B -1 | weight=24 salience=4 after=got
   {A} took~v {T} {B:from}
   {A} ^ a~v pris%T~v {T:o} {B:i}
   {A} {B:from} 拿走~v 了 {T}
 borrow | person | held_by_other | T=held_by_other B=holder:T
-  owe T B; hold A T | weight=16 salience=4 after=got
+  owe T B; hold A T | weight=40 salience=4 after=got
   {A} borrowed~v {T} {B:from}
   {A} ^ a~v emprunté%T~v {T:o} {B:i}
   {A} {B:from} 借~v 了 {T}
@@ -201,12 +201,12 @@ borrow | person | held_by_other | T=held_by_other B=holder:T
 # Losing, breaking, mending.
 LOSING = """
 lose | person | held | T=held
-  lose A T; feel A -1 | weight=14 salience=4
+  lose A T; feel A -1 | weight=30 salience=4
   {A} lost~v {T}
   {A} ^ a~v perdu%T~v {T:o}
   {A} 把 {T} 弄丢~v 了
 lose_own | person | placed | T=own:carry
-  lose A T; feel A -1 | weight=10 salience=4
+  lose A T; feel A -1 | weight=6 salience=4
   {A} lost~v {T}
   {A} a~v perdu~v {T:o}
   {A} 弄丢~v 了 {T}
@@ -226,12 +226,12 @@ find_again | person | lost | T=lost P=here
   {A} ^ a~v retrouvé%T~v {T:o} {P:in}
   {A} {P:in} 又 找到~v 了 {T}
 leave | person | held | T=held P=here
-  leave T P | weight=16 salience=3
+  leave T P | weight=40 salience=3
   {A} left~v {T} {P:in}
   {A} ^ a~v laissé%T~v {T:o} {P:in}
   {A} 把 {T} 留~v {P:in}
 break | person | held_break | T=held:break
-  break T; feel A -1 | weight=24 salience=4
+  break T; feel A -1 | weight=60 salience=4
   {A} broke~v {T}
   {A} ^ a~v cassé%T~v {T:o}
   {A} 把 {T} 弄坏~v 了
@@ -250,7 +250,7 @@ repair_for | person | broken_by_other | T=broken_by_other B=holder:T
 # What things are for.
 USING = """
 eat | person | held_food | T=held:food
-  gone T | weight=24 salience=2 after=got
+  gone T | weight=60 salience=2 after=got
   {A} ate~v {T}
   {A} ^ a~v mangé%T~v {T:o}
   {A} 把 {T} 吃~v 了
@@ -260,32 +260,32 @@ eat_new | person | placed | T=new:food
   {A} a~v mangé~v {T:o}
   {A} 吃~v 了 {T}
 share | person | held_food other | T=held:food B=other
-  gone T; feel A 1; feel B 1 | weight=40 salience=4 after=got
+  gone T; feel A 1; feel B 1 | weight=80 salience=4 after=got
   {A} shared~v {T} {B:with}
   {A} ^ a~v partagé%T~v {T:o} avec~B.prep {B:p}
   {A} 和~B.prep {B} 分享~v 了 {T}
 fill_basket | person | held_peel | T=held:peel
-  gone T | weight=40
+  gone T | weight=60
   {A} put~v {T} into~i a~d basket~k
   {A} ^ a~v mis%T~v {T:o} dans~i un~d panier~k
   {A} 把 {T} 放进~v 一个~d 篮子~k 里~i
 peel | person | held_peel | T=held:peel
-  | weight=60
+  | weight=90
   {A} peeled~v {T}
   {A} ^ a~v épluché%T~v {T:o}
   {A} 给 {T} 剥~v 了 皮~v
 wash | person | held_wash | T=held:wash
-  | weight=24
+  | weight=40
   {A} washed~v {T}
   {A} ^ a~v lavé%T~v {T:o}
   {A} 洗~v 了 {T}
 put_on | person | held_wear | T=held:wear
-  | weight=50
+  | weight=90
   {A} put~v {T} on~v
   {A} ^ a~v mis%T~v {T:o}
   {A} 穿上~v 了 {T}
 read | person | held_read | T=held:read
-  | weight=60
+  | weight=90
   {A} read~v {T}
   {A} ^ a~v lu%T~v {T:o}
   {A} 读~v 了 {T}
@@ -295,7 +295,7 @@ write | person | other | T=plain:write B=other
   {A} ^ a~v écrit~v {T:o} {B:i}
   {A} 给~B.prep {B} 写~v 了 {T}
 play_music | person | held_play | T=held:play
-  feel A 1 | weight=80 salience=2
+  feel A 1 | weight=120 salience=2
   {A} played~v {T:full}
   {A} a~v joué~v {T:de}
   {A} 演奏~v 了 {T}
@@ -309,47 +309,47 @@ ride | person | held_ride | T=held:ride P=place
 # Between people.
 PEOPLE = """
 meet | person | placed people_left | B=new_person P=here
-  at B P | weight=16 salience=2
+  at B P | weight=8 salience=2
   {A} met~v {B} {P:in}
   {A} a~v rencontré~v {B:o} {P:in}
   {A} {P:in} 遇见~v 了 {B}
 greet | person | other | B=other
-  | weight=4 after=come,meet
+  | weight=2 after=come,meet
   {A} greeted~v {B}
   {A} ^ a~v salué%B~v {B:o}
   {A} 问候~v 了 {B}
 help | person | other | B=other
-  feel B 1 | weight=5 salience=2
+  feel B 1 | weight=4 salience=2
   {A} helped~v {B}
   {A} ^ a~v aidé%B~v {B:o}
   {A} 帮助~v 了 {B}
 hug | person | other | B=other
-  feel A 1; feel B 1 | weight=4 salience=2 after=buy_for,give,give_back,repair_for
+  feel A 1; feel B 1 | weight=2 salience=2 after=buy_for,give,give_back,repair_for
   {A} hugged~v {B}
   {A} ^ a~v serré%B~v {B:o} dans~v ses~v bras~v
   {A} 拥抱~v 了 {B}
 wave | person | other | B=other
-  | weight=4
+  | weight=2
   {A} waved~v {B:to}
   {A} ^ a~v fait~v signe~v {B:i}
   {A} 向~B.prep {B} 挥~v 了 挥~v 手~v
 smile | person | other | B=other
-  feel B 1 | weight=4
+  feel B 1 | weight=2
   {A} smiled~v {B:at}
   {A} ^ a~v souri~v {B:i}
   {A} 对~B.prep {B} 笑~v 了 笑~v
 argue | person | other | B=other
-  feel A -1; feel B -1 | salience=3 after=steal,take
+  feel A -1; feel B -1 | weight=4 salience=3 after=steal,take
   {A} argued~v {B:with}
   {A} s'~v est~v disputé@A~v avec~B.prep {B:p}
   {A} 和~B.prep {B} 吵~v 了 架~v
 laugh_at | person | other | B=other
-  feel B -1 | salience=3 after=break,lose
+  feel B -1 | weight=4 salience=3 after=break,lose
   {A} laughed~v {B:at}
   {A} s'~v est~v moqué@A~v {B:de}
   {A} 嘲笑~v 了 {B}
 thank | person | gift | T=gift B=giver:T
-  feel B 1 | weight=80 salience=2 after=buy_for,give
+  feel B 1 | weight=150 salience=2 after=buy_for,give
   {A} thanked~v {B} for~p {T:full}
   {A} ^ a~v remercié%B~v {B:o} pour~p {T:p}
   {A} 为~p {T} 感谢~v 了 {B}
@@ -369,12 +369,12 @@ dance_together | person | other | B=other
   {AB} ont~v dansé~v
   {AB} 跳~v 了 舞~v
 tell_where | person | other known_thing | B=other T=known_thing P=place_of:T
-  | weight=14 salience=2
+  | weight=24 salience=2
   {A} told~v {B} that~t {T:full} was@T~w {P:in}
   {A} ^ a~v dit~v {B:i} que~t {T:full} était@T~w {P:in}
   {A} 告诉~v {B} {T} {P:in}
 sing | person | placed |
-  feel A 1 | weight=3 repeats
+  feel A 1 | weight=2 repeats
   {A} sang~v a~d song~s
   {A} a~v chanté~v une~d chanson~s
   {A} 唱~v 了 一首~d 歌~s
@@ -398,7 +398,7 @@ sit_grass | person | at_grass |
 # The two who did the last thing together, told as *they*.
 TOGETHER = """
 they_go | pair | other | P=place
-  at A P; at B P | weight=10
+  at A P; at B P | weight=16
   {AB} went~v {P:to}
   {AB} sont~v allé@AB~v {P:in}
   {AB} 去~v 了 {P}
@@ -433,7 +433,7 @@ they_talk | pair | other |
   {AB} ont~v bavardé~v
   {AB} 聊~v 了 天~v
 they_glad | pair | glad other | F=adjective:glad
-  word A F; word B F | weight=12 no_opener
+  word A F; word B F | weight=16 no_opener
   {AB} were~v {F}
   {AB} étaient~v {F@AB}
   {AB} 很~v {F}
@@ -447,7 +447,7 @@ they_need | pair | other | F=adjective:need
 # Animals.
 ANIMALS_ACT = """
 see_animal | person | placed animals_left | N=new_animal P=here
-  at N P | weight=10 salience=2
+  at N P | weight=8 salience=2
   {A} saw~v {N} {P:in}
   {A} a~v vu~v {N:o} {P:in}
   {A} {P:in} 看见~v 了 {N}
@@ -497,7 +497,7 @@ animal_sleep | animal | placed | P=here
   {A} a~v dormi~v {P:in}
   {A} {P:in} 睡~v 了 一觉~v
 animal_eat | animal | loose_food | T=loose:food
-  gone T | weight=30 salience=2
+  gone T | weight=60 salience=2
   {A} ate~v {T}
   {A} ^ a~v mangé%T~v {T:o}
   {A} 把 {T} 吃~v 了
@@ -521,7 +521,7 @@ feel_sorry | person | sorry | F=adjective:sorry
   {A} était~v {F@A}
   {A} 很~v {F}
 feel_need | person | placed | F=adjective:need
-  word A F | weight=5 no_opener
+  word A F | weight=3 no_opener
   {A} was~v {F}
   {A} était~v {F@A}
   {A} 很~v {F}
@@ -536,12 +536,12 @@ say_sorry | person | sorry | F=adjective:sorry
   «~q Je~i suis~v {F@A} »~p ,~c a~s dit~s {A:full}
   “~q 我~i 很~v {F} ，~c ”~p {A} 说~s
 say_need | person | placed | F=adjective:need
-  word A F | weight=4 no_opener
+  word A F | weight=3 no_opener
   {A} said~s that~t {A:pro} was~v {F}
   {A} a~s dit~s que~t {A:pro} était~v {F@A}
   {A} 说~s {A:pro} 很~v {F}
 glad_of_gift | person | gift_opposite | F=adjective:glad T=gift_opposite B=giver:T
-  word A F | weight=60 salience=3 after=buy_for,give no_opener
+  word A F | weight=120 salience=3 after=buy_for,give no_opener
   {A} was~v {F} because~b {B:full} gave~g {A:her} {T:full}
   {A} était~v {F@A} parce~b que~b {B:full} {A:lui} avait~g donné~g {T:o}
   {A} 很~v {F} ， 因为~b {B} 送给~g 了 {A:pro} {T}
@@ -555,52 +555,52 @@ sad_of_loss | person | lost | F=adjective:sorry T=lost
 # What was not done, and why: the adjective alone tells what *it* means.
 REASONS = """
 not_cross_person_self | person | placed | X=scenery:barrier F=adjective:tired_too
-  word A F | weight=2 salience=2 no_opener
+  word A F | weight=1 salience=2 no_opener
   {A} did~n not~n cross~v {X} because~b {A:pro} was~w too~o {F}
   {A} ne~n a~v pas~n traversé~v {X} parce~b que~b {A:pro} était~w trop~o {F@A}
   {A} 没有~n 过~v {X} ， 因为~b {A:pro} 太~o {F} 了
 not_cross_animal_self | animal | placed | X=scenery:barrier F=adjective:tired_too
-  word A F | salience=2 no_opener
+  word A F | weight=14 salience=2 no_opener
   {A} did~n not~n cross~v {X} because~b {A:pro} was~w too~o {F}
   {A} ne~n a~v pas~n traversé~v {X} parce~b que~b {A:pro} était~w trop~o {F@A}
   {A} 没有~n 过~v {X} ， 因为~b {A:pro} 太~o {F} 了
 not_cross_person_other | person | placed | X=scenery:barrier F=too:X
-  | weight=2 salience=2 no_opener
+  | weight=1 salience=2 no_opener
   {A} did~n not~n cross~v {X} because~b {X:pro} was~w too~o {F}
   {A} ne~n a~v pas~n traversé~v {X} parce~b que~b {X:pro} était~w trop~o {F@X}
   {A} 没有~n 过~v {X} ， 因为~b {X:pro} 太~o {F} 了
 not_cross_animal_other | animal | placed | X=scenery:barrier F=too:X
-  | salience=2 no_opener
+  | weight=14 salience=2 no_opener
   {A} did~n not~n cross~v {X} because~b {X:pro} was~w too~o {F}
   {A} ne~n a~v pas~n traversé~v {X} parce~b que~b {X:pro} était~w trop~o {F@X}
   {A} 没有~n 过~v {X} ， 因为~b {X:pro} 太~o {F} 了
 not_fit_thing | person | held_carry | T=held:carry Y=new:box F=adjective:thing_too
-  gone Y | weight=3 salience=2 no_opener
+  gone Y | weight=5 salience=2 no_opener
   {A} could~n not~n put~v {T:full} into~i {Y} because~b {T:pro} was@T~w too~o {F}
   {A} ne~n a~n pas~n pu~n mettre~v {T:full} dans~i {Y:o} parce~b que~b {T:pro} était@T~w trop~o {F@T}
   {A} 没~n 能~n 把 {T} 放~v 进~i {Y} 里~i ， 因为~b {T:pro} 太~o {F} 了
 not_fit_box | person | held_carry | T=held:carry Y=new:box F=adjective:box_too
-  gone Y | weight=3 salience=2 no_opener
+  gone Y | weight=5 salience=2 no_opener
   {A} could~n not~n put~v {T:full} into~i {Y} because~b {Y:pro} was~w too~o {F}
   {A} ne~n a~n pas~n pu~n mettre~v {T:full} dans~i {Y:o} parce~b que~b {Y:pro} était~w trop~o {F@Y}
   {A} 没~n 能~n 把 {T} 放~v 进~i {Y} 里~i ， 因为~b {Y:pro} 太~o {F} 了
 not_eat_self | animal | loose_food | T=loose:food F=adjective:tired_too
-  word A F | weight=40 no_opener
+  word A F | weight=100 no_opener
   {A} did~n not~n eat~v {T:full} because~b {A:pro} was~w too~o {F}
   {A} ne~n a~v pas~n mangé~v {T:full} parce~b que~b {A:pro} était~w trop~o {F@A}
   {A} 没有~n 吃~v {T} ， 因为~b {A:pro} 太~o {F} 了
 not_eat_food | animal | loose_food | T=loose:food F=adjective:taste_too
-  | weight=40 no_opener
+  | weight=100 no_opener
   {A} did~n not~n eat~v {T:full} because~b {T:pro} was@T~w too~o {F}
   {A} ne~n a~v pas~n mangé~v {T:full} parce~b que~b {T:pro} était@T~w trop~o {F@T}
   {A} 没有~n 吃~v {T} ， 因为~b {T:pro} 太~o {F} 了
 not_buy_price | person | at_shop | T=new:buy F=adjective:price_too
-  gone T; feel A -1 | weight=5 salience=2 no_opener
+  gone T; feel A -1 | weight=8 salience=2 no_opener
   {A} wanted~n to~n buy~v {T} ,~c but~b {T:pro} was@T~w too~o {F}
   {A} voulait~n acheter~v {T:o} ,~c mais~b {T:pro} était@T~w trop~o {F@T}
   {A} 想~n 买~v {T} ，~c 但是~b {T:pro} 太~o {F} 了
 not_buy_poor | person | at_shop | T=new:buy F=adjective:poor_too
-  gone T; feel A -1 | weight=5 salience=2 no_opener
+  gone T; feel A -1 | weight=8 salience=2 no_opener
   {A} wanted~n to~n buy~v {T} ,~c but~b {A:pro} was~w too~o {F}
   {A} voulait~n acheter~v {T:o} ,~c mais~b {A:pro} était~w trop~o {F@A}
   {A} 想~n 买~v {T} ，~c 但是~b {A:pro} 太~o {F} 了
@@ -667,22 +667,22 @@ bank_is_closed | world | in_town | P=money_bank F=adjective:money_bank
 # Apple, which makes phones.
 APPLE = """
 apple_store | world | in_town |
-  | weight=14 salience=0
+  | weight=26 salience=0
   Apple~a opened~v a~d store~s in~i town~t
   Apple~a a~v ouvert~v une~d boutique~s en~i ville~t
   苹果~a 在~i 城里~t 开~v 了 一家~d 商店~s
 apple_phone | world | in_town |
-  | weight=14 salience=0
+  | weight=26 salience=0
   Apple~a presented~v a~d new~n phone~p
   Apple~a a~v présenté~v un~d nouveau~n téléphone~p
   苹果~a 发布~v 了 一部~d 新~n 手机~p
 works_for_apple | person | in_town |
-  | weight=14 no_opener
+  | weight=26 no_opener
   {A} works~v for~f Apple~a
   {A} travaille~v chez~f Apple~a
   {A} 在~f 苹果~a 上班~v
 buy_phone | person | at_shop | T=new:phone P=here
-  hold A T; feel A 1 | weight=30 salience=3
+  hold A T; feel A 1 | weight=90 salience=3
   {A} bought~v {T} {P:in}
   {A} a~v acheté~v {T:o} {P:in}
   {A} {P:in} 买~v 了 {T}
@@ -735,7 +735,7 @@ weather | world | | F=adjective:weather
 # How things stand, in the present.
 NOW = """
 now_has | person | held | T=held
-  | weight=8 salience=2 no_opener
+  | weight=16 salience=2 no_opener
   Now~n {A} has~v {T}
   Maintenant~n {A} ^ a~v {T:o}
   现在~n {T} 在~v {A} 手~v 里~v

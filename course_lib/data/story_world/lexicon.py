@@ -54,7 +54,10 @@ class Noun:
     @cached_property
     def described_as(self) -> str:
         """The class of adjectives that a new thing of this noun may take."""
-        return next((group for group in ("phone", "fruit", "food") if group in self.classes), "thing")
+        found = next(
+            (group for group in ("phone", "fruit", "food", "cook") if group in self.classes), "thing"
+        )
+        return "food" if found == "cook" else found
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,7 +30,7 @@ _COUNT_WEIGHTS = (2, 1, 1, 2)  # of 2, 3, 4 and some, against 8 for one
 PREPOSITIONS = frozenset({"to", "from", "with", "for", "at", "of"})
 OBJECTIVE = {"he": "him", "she": "her", "it": "it", "they": "them"}
 _POSSESSIVE = {"he": "his", "she": "her", "it": "its", "they": "their"}
-_FOCUS, _OTHER, _PAIR, _ANIMAL, _NEWCOMER, _NEW_ANIMAL, _WORLD = 8, 5, 8, 3, 8, 1, 3
+_FOCUS, _OTHER, _PAIR, _ANIMAL, _NEWCOMER, _NEW_ANIMAL, _WORLD = 20, 12, 16, 5, 12, 1, 4
 
 
 class Mention(NamedTuple):
@@ -44,7 +44,7 @@ class Mention(NamedTuple):
 
 
 class Words(list[str]):
-    """The words of a sentence as they are said. Matching against a given text overrides both methods."""
+    """The words of a sentence as they are said. Matching against a given text overrides `append`."""
 
     def announce(self, words: list[str]) -> None:
         """Called with the very next words as soon as they are certain, before the choices after them."""
@@ -58,8 +58,8 @@ class Told:
     actor: Entity | None
     values: dict[str, Value]
     words: Words
-    opener: int = 0
-    opener_set: str = "later"
+    opener: int
+    opener_set: str
     slot_is_next: bool = False
     keys: list[str] = field(default_factory=list)
     mentions: list[Mention] = field(default_factory=list)
@@ -105,13 +105,27 @@ def tell_next(
     index = chooser.weighted([end, *(actor.weight for actor in actors)])
     if not index:
         return None
-    kinds, weights = actors[index - 1].open_kinds(config, world)
-    told = Told(kinds[chooser.weighted(weights)], actors[index - 1].entity, {}, words)
+    told = _choose_kind(config, world, chooser, words, actors[index - 1])
     if told.actor is not None:
         told.values["A"] = told.actor
     if told.kind.actor == "pair":
         told.values["A"], told.values["B"] = world.last_pair
     _tell(_Scene(config, world, told, chooser))
+    return told
+
+
+def _choose_kind(config: WorldConfig, world: World, chooser: Chooser, words: Words, actor: Actor) -> Told:
+    """What the actor does; before it, in the order of the text, what the sentence opens with."""
+    kinds, weights = actor.open_kinds(config, world)
+    openers, opener = "later" if world.sentences else "first", 0
+    if config.openers and any(kind.opener for kind in kinds):
+        opener = chooser.weighted(_OPENER_WEIGHTS[openers])
+    if opener:
+        for word in OPENERS[openers][opener].split():
+            words.append(word)
+        weights = [weight if kind.opener else 0 for kind, weight in zip(kinds, weights, strict=True)]
+    told = Told(kinds[chooser.weighted(weights)], actor.entity, {}, words, opener, openers)
+    told.keys.extend(["opener"] * len(words))
     return told
 
 
@@ -182,7 +196,7 @@ def _candidates(config: WorldConfig, world: World) -> list[Actor]:
     if world.last_pair and not any(entity.plural for entity in world.last_mentioned):
         found.append(Actor("pair", world.last_pair[0], _PAIR))
     if len(world.people) < config.max_people:
-        found.append(Actor("newcomer", None, _NEWCOMER if len(world.people) == 1 else 1))
+        found.append(Actor("newcomer", None, _NEWCOMER if len(world.people) == 1 else 2))
     if len(world.animals) < config.max_animals:
         found.append(Actor("new_animal", None, _NEW_ANIMAL))
     found.append(Actor("world", None, _WORLD))
@@ -526,11 +540,6 @@ RULES: dict[str, Callable[[_Scene, str], Value]] = {
 def _tell(scene: _Scene) -> None:
     """Walk the English template, binding each slot where it is first needed."""
     told = scene.told
-    told.opener_set = "later" if scene.world.sentences else "first"
-    if told.kind.opener and scene.config.openers:
-        told.opener = scene.chooser.weighted(_OPENER_WEIGHTS[told.opener_set])
-        for word in OPENERS[told.opener_set][told.opener].split():
-            _say(told, word, "opener")
     for token in told.kind.english_tokens:
         if token.slot:
             told.slot_is_next = not token.form
@@ -621,7 +630,8 @@ def _mention(scene: _Scene, slot: str, entity: Entity, form: str) -> None:
     mention = _mention_form(scene, slot, entity, form)
     if mention == "pronoun":
         nominative = form == "pro" or (slot == "A" and not form)
-        _say(told, entity.pronoun if nominative else OBJECTIVE[entity.pronoun], f"{slot}.noun")
+        key = f"{slot}.again" if form in ("pro", "her") else f"{slot}.noun"
+        _say(told, entity.pronoun if nominative else OBJECTIVE[entity.pronoun], key)
     else:
         _say_noun_phrase(told, slot, entity, mention)
     if mention == "possessed":
