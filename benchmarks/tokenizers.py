@@ -1,4 +1,4 @@
-"""Byte-level BPE of the course against the Rust `tokenizers` library: training and encoding, alternated.
+"""The course's tokenizers against the Rust `tokenizers` library: training and encoding, alternated.
 
     python benchmarks/tokenizers.py [--rounds 9] [--vocab-size 1024] [--megabytes 1]
 
@@ -30,8 +30,13 @@ sys.path[:] = [folder for folder in sys.path if Path(folder).resolve() != Path(_
 
 import tokenizers  # noqa: E402
 
-from course_lib.data.stdlib_text import python_files  # noqa: E402
-from course_lib.tokenizers import BPETokenizer  # noqa: E402
+from course_lib.data.stdlib_text import python_files, reference_prose  # noqa: E402
+from course_lib.tokenizers import (  # noqa: E402
+    BPETokenizer,
+    Tokenizer,
+    UnigramTokenizer,
+    WordPieceTokenizer,
+)
 
 TRAINING_BAR = 1.5
 ENCODING_BAR = 1.0
@@ -63,13 +68,12 @@ def train_theirs(texts: list[str], vocab_size: int) -> tokenizers.Tokenizer:
 class Encoders:
     """A pair of freshly loaded tokenizers, whose caches are empty after `renew`."""
 
-    def __init__(self, saved: str) -> None:
-        self._saved = saved
-        self._ours = BPETokenizer.from_json(saved)
-        self._theirs = tokenizers.Tokenizer.from_str(saved)
+    def __init__(self, trained: Tokenizer) -> None:
+        self._kind, self._saved = type(trained), trained.to_json()
+        self.renew()
 
     def renew(self) -> None:
-        self._ours = BPETokenizer.from_json(self._saved)
+        self._ours = self._kind.from_json(self._saved)
         self._theirs = tokenizers.Tokenizer.from_str(self._saved)
 
     def ours(self, texts: list[str]) -> list[list[int]]:
@@ -91,8 +95,11 @@ def contests(texts: list[str], vocab_size: int) -> list[Contest]:
     merges = [tuple(merge) for merge in json.loads(theirs.to_str())["model"]["merges"]]
     whole = ["".join(texts)]
     lines = whole[0].splitlines(keepends=True)
-    encoders = Encoders(ours.to_json())
-    if ours.merges != merges or encoders.ours(whole) != encoders.theirs(whole):
+    encoders = Encoders(ours)
+    wordpiece = Encoders(WordPieceTokenizer.train([reference_prose()], vocab_size))
+    unigram = Encoders(UnigramTokenizer.train([reference_prose()], vocab_size))
+    same_ids = all(pair.ours(whole) == pair.theirs(whole) for pair in (encoders, wordpiece, unigram))
+    if ours.merges != merges or not same_ids:
         raise SystemExit("the two tokenizers differ, so their times are not comparable")
     return [
         Contest(
@@ -115,6 +122,18 @@ def contests(texts: list[str], vocab_size: int) -> list[Contest]:
         Contest("encode line by line", lambda: encoders.ours(lines), lambda: encoders.theirs(lines)),
         Contest(
             "encode_batch of lines", lambda: encoders.ours(lines), lambda: encoders.theirs_in_a_batch(lines)
+        ),
+        Contest(
+            "WordPiece, one string, first",
+            lambda: wordpiece.ours(whole),
+            lambda: wordpiece.theirs(whole),
+            wordpiece.renew,
+        ),
+        Contest(
+            "Unigram, one string, first",
+            lambda: unigram.ours(whole),
+            lambda: unigram.theirs(whole),
+            unigram.renew,
         ),
     ]
 
@@ -145,10 +164,10 @@ def report(arguments: argparse.Namespace) -> dict[str, float]:
     """Print a table; return the ratios by name."""
     texts = python_files(arguments.megabytes)
     ratios: dict[str, float] = {}
-    print(f"{'':26} {'course':>9} {'library':>9} {'ratio':>6}")
+    print(f"{'':30} {'course':>9} {'library':>9} {'ratio':>6}")
     for contest in contests(texts, arguments.vocab_size):
         ours, theirs, ratio = run(contest, arguments.rounds)
-        print(f"{contest.name:26} {ours:8.3f}s {theirs:8.3f}s {ratio:6.2f}", flush=True)
+        print(f"{contest.name:30} {ours:8.3f}s {theirs:8.3f}s {ratio:6.2f}", flush=True)
         ratios[contest.name] = ratio
     return ratios
 
