@@ -51,6 +51,19 @@ def test_merges_equal_the_library_trainers_on_many_scripts(odd_strings: list[str
     assert BPETokenizer.train(texts, 1500, special_tokens=[]).merges == library_merges(texts, 1500)
 
 
+def test_merges_equal_the_library_trainers_where_ties_and_overlaps_abound() -> None:
+    for seed in range(300):
+        rng = random.Random(seed)
+        words = ["".join(rng.choices("abc", k=rng.randint(1, 14))) for _ in range(rng.randint(1, 12))]
+        counts = Counter(words * rng.randint(1, 2) + words[:3])
+        letters = len(set("".join(words)))
+        trained = tokenizers.Tokenizer(tokenizers.models.BPE())
+        trained.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+        trainer = tokenizers.trainers.BpeTrainer(vocab_size=letters + 12, show_progress=False)
+        trained.train_from_iterator([" ".join(counts.elements())], trainer)
+        assert train_bpe(counts, 12) == merges_of(trained), f"seed {seed}"
+
+
 @given(st.dictionaries(st.text("abc", min_size=1, max_size=12), st.integers(1, 4), min_size=1, max_size=8))
 @settings(max_examples=300, deadline=None)
 def test_the_fast_trainer_equals_the_slow_one_on_any_words(chunk_counts: dict[str, int]) -> None:
