@@ -49,6 +49,15 @@ class WorldConfig:
             if unknown:
                 raise ValueError(f"no such {what} in the world: {', '.join(unknown)}; see `vocabulary()`")
 
+        beginnings: dict[str, tuple[object, ...]] = {
+            "a person": self.people_pool(""),
+            "a place": self.start_places[0],
+        }
+        beginnings["a kind of event to begin with (be, visit, wait)"] = self._kind_table("first")
+        for what, found in beginnings.items():
+            if not found:
+                raise ValueError(f"no story can begin in this world: it lacks {what}")
+
     def _named(self) -> tuple[tuple[tuple[str, ...] | None, set[str], str], ...]:
         return (
             (self.people, {n.lemma for n in (*lexicon.NAMES, *lexicon.ROLES)}, "person"),

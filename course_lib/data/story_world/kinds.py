@@ -222,7 +222,7 @@ not_find | person | lost | T=lost
   {A} 没有~n 找到~v {T}
 find_again | person | lost | T=lost P=here
   hold A T; feel A 1 | weight=24 salience=5 after=look_for
-  {A} found~v {T} again~v {P:in}
+  {A} found~v {T} {P:in} again~v
   {A} ^ a~v retrouvé%T~v {T:o} {P:in}
   {A} {P:in} 又 找到~v 了 {T}
 leave | person | held | T=held P=here

@@ -346,7 +346,7 @@ purple|violet|violette|紫色|colour
 small|<petit|-|小|size animal box_too
 big|<grand|-|大|size animal thing_too
 long|<long|longue|长|long
-tall|grand|-|高|role
+tall|grand|-|高个子|role
 old|<vieux|vieille|旧|thing
 young|<jeune|jeune|年轻|role
 elderly|âgé|-|年老|role

@@ -109,7 +109,7 @@ def _marked_text(story: Story, labels: Collection[str]) -> str:
     if "entities" in labels:
         for mention in story.entities:
             about = f"{mention.type} {mention.identity}" if mention.identity >= 0 else mention.type
-            opening = _span("mention", f"color: {_COLOURS[mention.type]}", f"{about}: {mention.text}")
+            opening = _span("mention", f"border-color: {_COLOURS[mention.type]}", f"{about}: {mention.text}")
             opens.setdefault(mention.start, []).append(opening)
             closes.setdefault(mention.end - 1, []).append(f"<small>{about}</small></span>")
     if "coreference" in labels:
@@ -165,7 +165,7 @@ def _aligned(sentence: Sentence, translation: Translation) -> str:
 def _questions(story: Story) -> str:
     rows = "".join(
         f"<tr><td>{escape(question.text)}</td><td><b>{escape(question.answer)}</b></td>"
-        f"<td>words {question.start}–{question.end - 1}</td></tr>"
+        f"<td>words {question.start} to {question.end - 1}</td></tr>"
         for question in story.questions
     )
     return f"<table><tr><th>question</th><th>answer</th><th>where</th></tr>{rows}</table>" if rows else ""
