@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from course_lib.authoring.limits import Limits
-from course_lib.authoring.project import UnknownChapter
+from course_lib.chapters import UnknownChapter
 
 ANSWER = "def double(x):\n    ### BEGIN SOLUTION\n    return 2 * x\n    ### END SOLUTION"
 CHECK_FUNCTION = "def check(name, answer, hidden=False):\n    assert answer(2) == 4\n    print(name, hidden)"
@@ -150,7 +150,7 @@ def test_a_chapter_may_be_named_in_several_ways(built):
     for name in ("1", "01", "one", "01_one", "notebooks/01_one.ipynb"):
         report = course.build(name, check=True, execute=False)
         assert report.problems == []
-    with pytest.raises(UnknownChapter, match="did you mean one"):
+    with pytest.raises(UnknownChapter, match="Did you mean 01_one"):
         course.build("onne")
 
 
