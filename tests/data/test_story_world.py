@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from course_lib.data import story_world
 from course_lib.data.story_world import Story, WorldConfig
 from course_lib.data.story_world.events import KINDS
-from course_lib.data.story_world.narrator import Told
 from course_lib.data.story_world.state import Entity
+from course_lib.data.story_world.telling import Told
 
 SAMPLE = list(story_world.stories(seed=100, count=400))
 SEEDS = st.integers(min_value=0, max_value=2**63)

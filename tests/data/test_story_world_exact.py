@@ -12,9 +12,11 @@ import pytest
 
 from course_lib.data import story_world
 from course_lib.data.story_world import WorldConfig
+from course_lib.data.story_world.actors import possible_actors
 from course_lib.data.story_world.chooser import ReplayChooser, SamplingChooser, SplitMix64, mix
-from course_lib.data.story_world.narrator import Words, commit, possible_actors, tell_next
+from course_lib.data.story_world.narrator import commit, tell_next
 from course_lib.data.story_world.story import join_words
+from course_lib.data.story_world.telling import Words
 
 SMALL = WorldConfig.small()
 # Plurals, openers, somebody with an article, and things that are lost, broken and eaten.

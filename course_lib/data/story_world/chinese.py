@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from course_lib.data.story_world.events import Token
 from course_lib.data.story_world.lexicon import COUNT_WORDS, Adjective
-from course_lib.data.story_world.narrator import Told
 from course_lib.data.story_world.state import SOME, Entity
+from course_lib.data.story_world.telling import Told
 
 Aligned = tuple[str, str]
 

@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import pairwise
 
+from course_lib.data.story_world.actors import possible_actors
 from course_lib.data.story_world.chooser import Choice, ReplayChooser
 from course_lib.data.story_world.config import WorldConfig
-from course_lib.data.story_world.narrator import Told, Words, commit, possible_actors, tell_next, tell_story
+from course_lib.data.story_world.narrator import commit, tell_next, tell_story
 from course_lib.data.story_world.skeleton import SPLITS, split_of, story_skeleton
 from course_lib.data.story_world.state import World
+from course_lib.data.story_world.telling import Told, Words
 
 
 def enumerate_stories(config: WorldConfig) -> Iterator[tuple[list[Told], Fraction]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from course_lib.data.story_world.english import OPENERS
 from course_lib.data.story_world.events import Token
 from course_lib.data.story_world.lexicon import COUNT_WORDS, Adjective
-from course_lib.data.story_world.narrator import OPENERS, Mention, Told
 from course_lib.data.story_world.state import SOME, Entity
+from course_lib.data.story_world.telling import Mention, Told
 
 Aligned = tuple[str, str]  # a word, and the key that aligns it with words of another language
 

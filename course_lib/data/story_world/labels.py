@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from course_lib.data.story_world.chooser import SplitMix64, mix
 from course_lib.data.story_world.lexicon import SETTINGS
-from course_lib.data.story_world.narrator import Mention
 from course_lib.data.story_world.questions import Question, ask
 from course_lib.data.story_world.retell import retell
 from course_lib.data.story_world.state import Entity
+from course_lib.data.story_world.telling import Mention
 
 if TYPE_CHECKING:
     from course_lib.data.story_world.story import Story

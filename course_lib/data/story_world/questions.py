@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from course_lib.data.story_world.narrator import Told, name_of
+from course_lib.data.story_world.english import name_of
 from course_lib.data.story_world.state import Entity
+from course_lib.data.story_world.telling import Told
 
 if TYPE_CHECKING:
     from course_lib.data.story_world.story import Sentence, Story

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
+from course_lib.data.story_world.english import OBJECTIVE, PREPOSITIONS, WAS, noun_phrase
 from course_lib.data.story_world.lexicon import Adjective
-from course_lib.data.story_world.narrator import (
-    OBJECTIVE,
-    PREPOSITIONS,
-    WAS,
-    Told,
-    noun_phrase,
-)
 from course_lib.data.story_world.state import Entity
+from course_lib.data.story_world.telling import Told
 
 
 def retell(told: Told, seen: set[int]) -> str:

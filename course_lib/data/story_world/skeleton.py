@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 
 from course_lib.data.story_world.lexicon import Adjective
-from course_lib.data.story_world.narrator import Told
+from course_lib.data.story_world.telling import Told
 
 Skeleton = tuple[str, ...]
 SPLITS = ("train", "valid", "test")

@@ -19,8 +19,8 @@ from course_lib.data.story_world.labels import (
     Sense,
     SentencePair,
 )
-from course_lib.data.story_world.narrator import Told
 from course_lib.data.story_world.skeleton import Skeleton, sentence_skeleton, story_skeleton
+from course_lib.data.story_world.telling import Told
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
