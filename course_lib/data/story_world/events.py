@@ -3,7 +3,7 @@
 A kind is one entry of `kinds`. Its fields:
 
 - `needs`: facts that must hold of the actor (see `state.facts`); `slots`: who and what takes part, in the
-  order in which English tells them, each with the rule that finds its candidates (see `narrator`);
+  order in which English tells them, each with the rule that finds its candidates (see `casting`);
 - `effects`: what is true afterwards, as commands of `state.apply`;
 - `english`, `french`, `chinese`: templates. A word is a literal, `~key` aligns it with the words of the
   same key in another language; `@A` makes it agree with slot A; `%T` makes a French participle agree with T

@@ -205,12 +205,12 @@ def instructions(story: Story) -> tuple[Instruction, ...]:
     found.append(Instruction("Summarize this story.", story.text, story.summary))
     people = list(dict.fromkeys(_name(m.text) for m in story.entities if m.type == "PERSON"))
     found.append(Instruction("Who is in this story?", story.text, ", ".join(people)))
+    found.append(Instruction("How many people are in this story?", story.text, str(len(people))))
+    found.append(Instruction("What happens first?", story.text, story.sentences[0].text))
+    found.append(Instruction("What happens last?", story.text, story.sentences[-1].text))
     for language in ("french", "chinese"):
         task = f"Translate this sentence into {language.capitalize()}."
-        found += [
-            Instruction(task, sentence.text, sentence.translation(language).text)
-            for sentence in story.sentences[:1]
-        ]
+        found += [Instruction(task, s.text, s.translation(language).text) for s in story.sentences]
     return tuple(found)
 
 
