@@ -834,9 +834,9 @@ def best_cut_cases(rng: np.random.Generator) -> Iterator[Case]:
     greedy = {a: -6.0, b: -6.1, c: -6.2, d: -8.0, a + b: -2.0, c + d: -2.2, a + b + c: -7.0}
     short = {a: -2.0, b: -2.3, c: -2.6, a + b + c: -20.0, b + c: -11.0}
     long = {a: -2.1, b: -2.5, c: -3.0, a + b: -3.5, b + c: -4.5, a + b + c: -5.0}
-    pieces = {*_random_words(rng, a + b + c, 25, 4), a, b, c}
-    random = {piece: -1.0 - 3.0 * len(piece) ** 0.5 for piece in sorted(pieces)}
-    words = [f"{word}{a}{c}" for word in _random_words(rng, a + b + c, 3, 9)]
+    pieces = sorted({*_random_words(rng, a + b + c, 25, 4), a, b, c})
+    random = {piece: -1.0 - 3.0 * len(piece) ** 0.5 - 0.5 * float(rng.random()) for piece in pieces}
+    words = _words_without_ties(rng, a + b + c, random, 3)
     unknown = {a: -3.0, b: -3.1, a + b: -5.0, a + b + d: -9.0}
     table: list[tuple[str, str, dict[str, float], bool]] = [
         ("two middling pieces against a long one", a + b + c + d, greedy, False),
@@ -850,9 +850,24 @@ def best_cut_cases(rng: np.random.Generator) -> Iterator[Case]:
         ("nothing at all", "", unknown, True),
     ]
     for name, word, scores, hidden in table:
-        shaken = {piece: round(score - 0.4 * float(rng.random()), 6) for piece, score in scores.items()}
-        unknown_score = round(-18.0 - float(rng.random()), 6)
-        yield Case(name, {"word": word, "scores": shaken, "unknown_score": unknown_score}, hidden)
+        shift = 0.0 if scores is random else 0.4
+        shaken = {piece: score - shift * float(rng.random()) for piece, score in scores.items()}
+        yield Case(
+            name, {"word": word, "scores": shaken, "unknown_score": -18.0 - float(rng.random())}, hidden
+        )
+
+
+def _words_without_ties(
+    rng: np.random.Generator, letters: str, scores: Mapping[str, float], count: int
+) -> list[str]:
+    """Random words whose best cut leaves the second best well behind; the same pieces in another order tie."""
+    words: list[str] = []
+    while len(words) < count:
+        word = _random_words(rng, letters, 1, 9)[0] + letters[0] + letters[2]
+        totals = sorted((total for total, _ in _all_cuts(word, scores, -18.0)), reverse=True)
+        if len(totals) == 1 or totals[0] - totals[1] > 1e-3:
+            words.append(word)
+    return words
 
 
 def _all_pieces(word: str, scores: Mapping[str, float], unknown_score: float) -> dict[tuple[int, int], float]:
@@ -915,15 +930,19 @@ def _best_by_memory(word: str, scores: Mapping[str, float], unknown_score: float
     return known[0]
 
 
-def _best_of_all(word: str, scores: Mapping[str, float], unknown_score: float) -> Cut:
-    """Every cut is tried; fine for a dozen characters."""
+def _all_cuts(word: str, scores: Mapping[str, float], unknown_score: float) -> list[tuple[float, list[str]]]:
+    """Every cut with its score; fine for a dozen characters."""
     results: list[tuple[float, list[str]]] = []
     for number in range(len(word)):
         for inner in combinations(range(1, len(word)), number):
             pieces = [word[start:end] for start, end in pairwise([0, *inner, len(word)])]
             if all(piece in scores or len(piece) == 1 for piece in pieces):
                 results.append((sum(scores.get(piece, unknown_score) for piece in pieces), pieces))
-    total, best = max(results, default=(0.0, []))
+    return results
+
+
+def _best_of_all(word: str, scores: Mapping[str, float], unknown_score: float) -> Cut:
+    total, best = max(_all_cuts(word, scores, unknown_score), default=(0.0, []))
     return best, total
 
 
