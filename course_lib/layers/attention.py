@@ -56,6 +56,8 @@ def scaled_dot_product_attention(
     if return_weights:
         weights = attention_weights(query, key, mask, scale)
         return AttentionOutput(weights @ value, weights)
+    # torch's own wants at least (q, k), where a mask over the keys alone would broadcast.
+    mask = None if mask is None else torch.atleast_2d(mask)
     output = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
     if mask is not None:
         output = output.masked_fill(~mask.any(dim=-1, keepdim=True), 0.0)
