@@ -130,6 +130,8 @@ class AttentionExplorer(Explorer):
     layer_names = traitlets.List(traitlets.Unicode()).tag(sync=True)
     layer = traitlets.Int(0).tag(sync=True)
     query = traitlets.Int(-1).tag(sync=True)
+    # The query that is shown while none is hovered or pinned.
+    home = traitlets.Int(-1).tag(sync=True)
     pinned = traitlets.Bool(False).tag(sync=True)
     view = traitlets.Enum(("lines", "grid"), default_value="lines").tag(sync=True)
 
@@ -159,7 +161,7 @@ class AttentionExplorer(Explorer):
             layer_names=data.layer_names,
             layer=layer,
             query=-1 if query is None else query,
-            pinned=query is not None,
+            home=-1 if query is None else query,
             view=view,
         )
 
@@ -174,7 +176,7 @@ class AttentionExplorer(Explorer):
     def state(self) -> dict[str, Any]:
         """What the page needs to draw the explorer: the data, and where the reader is."""
         names = ("query_labels", "key_labels", "shape", "weights", "blocked", "head_names", "layer_names")
-        return {name: getattr(self, name) for name in (*names, "layer", "query", "pinned", "view")}
+        return {name: getattr(self, name) for name in (*names, "layer", "query", "home", "pinned", "view")}
 
     def to_html(self) -> str:
         """Self-contained HTML: tables that need no script, replaced by the explorer where scripts run."""

@@ -24,6 +24,7 @@ CELL_STATES = """() => jupyterapp.shell.currentWidget.content.widgets
     .filter(cell => cell.model.type === 'code')
     .map(cell => ({id: cell.model.id, count: cell.model.executionCount,
                    error: cell.model.outputs.toJSON().some(o => o.output_type === 'error')}))"""
+ALL_RAN = f"() => {{ const s = ({CELL_STATES})(); return s.every(c => c.count) || s.some(c => c.error); }}"
 SOURCE_OF = """(id) => jupyterapp.shell.currentWidget.content.widgets
     .find(cell => cell.model.id === id).model.sharedModel.source"""
 RUN_ACTIVE = "() => jupyterapp.commands.execute('notebook:run-cell')"
@@ -55,10 +56,7 @@ def panel(page: Page) -> Locator:
 def run_all(page: Page, seconds: float = 150) -> list[dict[str, Any]]:
     """Run every cell as *Run All* does, and return the cells' states once the last has run."""
     page.evaluate(RUN_ALL)
-    page.wait_for_function(
-        f"() => {{ const s = ({CELL_STATES})(); return s.every(c => c.count) || s.some(c => c.error); }}",
-        timeout=seconds * 1000,
-    )
+    page.wait_for_function(ALL_RAN, timeout=seconds * 1000)
     page.evaluate(KERNEL_IS_READY)
     states: list[dict[str, Any]] = page.evaluate(CELL_STATES)
     return states
@@ -131,6 +129,45 @@ def type_answer(page: Page, cell_id: str, source: str) -> None:
     page.evaluate(ACTIVATE, f"{cell_id}-check")
     page.evaluate(RUN_ACTIVE)
     page.evaluate(KERNEL_IS_READY)
+
+
+def test_the_attention_lesson_runs_and_its_slider_and_explorer_answer(lab: Lab, browser: Browser) -> None:
+    page = open_notebook(browser, lab, "notebooks/06_attention.ipynb")
+    states = run_all(page)
+    assert not [state for state in states if state["error"]]
+    slider_cell = cell_of(page, "def draw_softmax")
+    handle = slider_cell.locator(".widget-slider .noUi-handle").first
+    handle.scroll_into_view_if_needed()
+    picture = slider_cell.locator(".jp-OutputArea img").first
+    before = picture.get_attribute("alt")
+    handle.focus()
+    for _ in range(4):
+        page.keyboard.press("ArrowRight")
+    expect(picture).not_to_have_attribute("alt", before or "", timeout=15_000)
+    screenshot(page, "attention-slider")
+    explorer = panel(page).locator(".course-attention").first
+    explorer.scroll_into_view_if_needed()
+    spoken = explorer.locator(".course-spoken")
+    explorer.locator("[data-query='1']").first.hover()
+    expect(spoken).to_contain_text("(position 1) attends most to")
+    one = spoken.text_content()
+    explorer.locator("[data-query='3']").first.hover()
+    expect(spoken).to_contain_text("(position 3) attends most to")
+    assert spoken.text_content() != one
+    screenshot(page, "attention-explorer")
+
+
+def test_a_saved_lesson_shows_its_explorer_again_before_anything_runs(lab: Lab, browser: Browser) -> None:
+    page = open_notebook(browser, lab, "notebooks/06_attention.ipynb")
+    page.evaluate(RUN_ALL)
+    page.wait_for_function(ALL_RAN, timeout=150_000)
+    page.evaluate(KERNEL_IS_READY)
+    page.evaluate(SAVE)
+    page.goto("about:blank")
+    page = open_notebook(browser, lab, "notebooks/06_attention.ipynb")
+    explorer = panel(page).locator(".course-attention").first
+    explorer.scroll_into_view_if_needed()
+    expect(explorer.locator(".course-spoken")).to_be_visible(timeout=15_000)
 
 
 def test_nothing_was_asked_of_any_other_machine(browser: Browser) -> None:

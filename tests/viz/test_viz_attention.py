@@ -160,7 +160,8 @@ def test_nbconvert_shows_the_tables_where_the_widgets_state_was_not_saved() -> N
 def test_where_the_reader_is_can_be_set_and_is_kept_in_the_page(building: None) -> None:
     explorer = AttentionExplorer(TOKENS, causal_weights(2, 1), query=3, layer=1, view="grid")
     state = read_state(explorer.to_html())
-    assert (state["query"], state["pinned"], state["layer"], state["view"]) == (3, True, 1, "grid")
+    assert (state["query"], state["home"], state["layer"], state["view"]) == (3, 3, 1, "grid")
+    assert not state["pinned"], "a query shown at the start must not keep the reader from hovering another"
     for name, value in (("query", 5), ("query", -2), ("layer", 2), ("view", "circle")):
         with pytest.raises(traitlets.TraitError):
             setattr(explorer, name, value)

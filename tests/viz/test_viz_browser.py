@@ -97,6 +97,16 @@ def test_thicker_lines_are_larger_weights(attention: Page) -> None:
     assert np.argsort(widths).tolist() == np.argsort(WEIGHTS[0, 0, 3]).tolist()
 
 
+def test_a_query_shown_at_the_start_gives_way_to_hovering_and_comes_back(page: Page, tmp_path: Path) -> None:
+    page.goto(write_page(tmp_path, AttentionExplorer(TOKENS, WEIGHTS, mask=MASK, query=1).to_html()))
+    spoken = page.locator(".course-spoken")
+    expect(spoken).to_contain_text("(position 1) attends most to")
+    page.locator("[data-query='2']").first.hover()
+    expect(spoken).to_contain_text("(position 2) attends most to")
+    page.mouse.move(1, 1)
+    expect(spoken).to_contain_text("(position 1) attends most to")
+
+
 def test_leaving_lets_go_and_a_click_pins(attention: Page) -> None:
     spoken = attention.locator(".course-spoken")
     attention.locator("[data-query='1']").first.hover()

@@ -3,7 +3,8 @@
 //
 // The model holds: query_labels, key_labels (what to show for each token), shape [layers, heads, queries, keys],
 // weights (thousandths, flat, in that order), blocked (1 where the mask forbids, flat, or empty),
-// head_names, layer_names, and the state: layer, query (-1: none), pinned, view ("lines" or "grid").
+// head_names, layer_names, and the state: layer, query (-1: none),
+// home (the query shown while none is hovered), pinned, view ("lines" or "grid").
 
 const NAMESPACE = "http://www.w3.org/2000/svg";
 const COLOURS = ["#0072B2", "#B87A00", "currentColor", "#2E8BBF", "#D55E00", "#00815F", "#B4578C"];
@@ -189,7 +190,7 @@ function onKey(event, model, set) {
   };
   if (event.key in targets) set({ query: targets[event.key], pinned: true });
   else if (event.key === "Enter" || event.key === " ") set({ pinned: chosen >= 0 && !model.get("pinned") });
-  else if (event.key === "Escape") set({ query: -1, pinned: false });
+  else if (event.key === "Escape") set({ query: model.get("home"), pinned: false });
   else return;
   event.preventDefault();
   event.stopPropagation();
@@ -232,7 +233,8 @@ function render({ model, el }) {
     if (query >= 0 && !model.get("pinned") && query !== model.get("query")) set({ query });
   });
   panels.addEventListener("pointerleave", () => {
-    if (!model.get("pinned") && model.get("query") >= 0) set({ query: -1 });
+    const home = model.get("home");
+    if (!model.get("pinned") && model.get("query") !== home) set({ query: home });
   });
   panels.addEventListener("click", (event) => {
     const query = rowOf(event);
