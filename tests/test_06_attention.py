@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from course_lib.authoring.exercises import registered_entry
 from course_lib.authoring.project import find_sources
 from course_lib.authoring.structure import structure_problems
 from course_lib.checks.engine import evaluate
@@ -27,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.mark.parametrize("source", find_sources(ROOT, ["06"]), ids=lambda source: source.label)
 def test_lesson_and_solution_have_all_their_parts(source: Any) -> None:
     cells = jupytext.read(source.text_path).cells
-    assert structure_problems(source, cells, get) == []
+    assert structure_problems(source, cells, registered_entry) == []
 
 
 def chunk_case(n_query: int = 60, chunk: int = 5) -> Case:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import pytest
 import torch
@@ -21,7 +23,9 @@ from course_lib.layers.masks import causal_mask, combine_masks, padding_mask
 
 B, H, Q, K, D, V = 2, 3, 5, 7, 8, 6
 
-TOLERANCE = {
+Triple: TypeAlias = tuple[Tensor, Tensor, Tensor]
+
+TOLERANCE: dict[torch.dtype, dict[str, Any]] = {
     torch.float32: {"atol": 1e-5, "rtol": 1e-4},
     torch.float64: {"atol": 1e-12, "rtol": 1e-10},
     torch.bfloat16: {"atol": 2e-2, "rtol": 2e-2},
@@ -57,11 +61,13 @@ MASKS: dict[str, Tensor | None] = {
 each_mask = pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 
 
-def draw(dtype: torch.dtype = torch.float32, seed: int = 0) -> list[Tensor]:
+def draw(dtype: torch.dtype = torch.float32, seed: int = 0) -> Triple:
     generator = torch.Generator().manual_seed(seed)
-    shapes = ((B, H, Q, D), (B, H, K, D), (B, H, K, V))
-    made = [torch.randn(shape, generator=generator, dtype=torch.float32).to(dtype) for shape in shapes]
-    return [tensor.requires_grad_() for tensor in made]
+    query, key, value = (
+        torch.randn(shape, generator=generator).to(dtype).requires_grad_()
+        for shape in ((B, H, Q, D), (B, H, K, D), (B, H, K, V))
+    )
+    return query, key, value
 
 
 def oracle(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
@@ -75,7 +81,7 @@ def oracle(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Te
     return F.scaled_dot_product_attention(query, key, value, attn_mask=additive) * seeing
 
 
-def gradients(output: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
+def gradients(output: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
     direction = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).reshape(output.shape)
     return torch.autograd.grad((output * direction).sum(), inputs)
 
@@ -99,7 +105,8 @@ def test_values_and_gradients_equal_torchs_own(
 @each_mask
 def test_bfloat16_gradients_are_near_those_of_float64(mask: Tensor | None) -> None:
     half = draw(torch.bfloat16)
-    exact = [tensor.detach().double().requires_grad_() for tensor in half]
+    query, key, value = (tensor.detach().double().requires_grad_() for tensor in half)
+    exact = (query, key, value)
     rough = gradients(scaled_dot_product_attention(*half, mask, return_weights=True).output, half)
     sharp = gradients(scaled_dot_product_attention(*exact, mask, return_weights=True).output, exact)
     for one, other in zip(rough, sharp, strict=True):
@@ -163,17 +170,14 @@ def test_any_shape_fast_equals_explicit_equals_the_formula(
 
 @pytest.mark.parametrize("return_weights", [False, True], ids=["fast", "explicit"])
 def test_non_contiguous_inputs_give_the_same(return_weights: bool) -> None:
-    inputs = draw()
-    strided = [tensor.detach().transpose(1, 2).contiguous().transpose(1, 2) for tensor in inputs]
-    reversed_keys = [tensor.flip(-2) for tensor in inputs[1:]]
+    query, key, value = draw()
+    plain = scaled_dot_product_attention(query, key, value, return_weights=return_weights).output
+    strided = [tensor.detach().transpose(1, 2).contiguous().transpose(1, 2) for tensor in (query, key, value)]
     assert not any(tensor.is_contiguous() for tensor in strided)
-    plain = scaled_dot_product_attention(*inputs, return_weights=return_weights).output
-    torch.testing.assert_close(
-        scaled_dot_product_attention(*strided, return_weights=return_weights).output, plain
-    )
-    torch.testing.assert_close(
-        scaled_dot_product_attention(inputs[0], *reversed_keys, return_weights=return_weights).output, plain
-    )
+    found = scaled_dot_product_attention(strided[0], strided[1], strided[2], return_weights=return_weights)
+    torch.testing.assert_close(found.output, plain)
+    found = scaled_dot_product_attention(query, key.flip(-2), value.flip(-2), return_weights=return_weights)
+    torch.testing.assert_close(found.output, plain)
 
 
 def test_one_key_set_serves_queries_of_every_head() -> None:
@@ -211,8 +215,9 @@ def test_a_given_scale_takes_the_place_of_the_root() -> None:
 def test_what_does_not_fit_is_named(
     shapes: tuple[tuple[int, int], ...], mask: Tensor | None, message: str
 ) -> None:
+    query, key, value = (torch.randn(shape) for shape in shapes)
     with pytest.raises(ValueError) as error:
-        scaled_dot_product_attention(*(torch.randn(shape) for shape in shapes), mask)
+        scaled_dot_product_attention(query, key, value, mask)
     assert message in str(error.value)
 
 
@@ -320,7 +325,7 @@ def test_chunks_change_no_number(q: int, extra: int, chunk: int, causal: bool) -
 
 def test_chunks_pass_the_same_gradients() -> None:
     inputs = draw(torch.float64)
-    chunks = gradients(chunked_attention(*inputs, chunk=2), inputs)
+    chunks = gradients(chunked_attention(*inputs, 2), inputs)
     whole = gradients(scaled_dot_product_attention(*inputs).output, inputs)
     for one, other in zip(chunks, whole, strict=True):
         torch.testing.assert_close(one, other)
