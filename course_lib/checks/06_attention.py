@@ -531,6 +531,12 @@ CROSS = Exercise(
             "`forward` takes a mask, but the result does not depend on it. Hand it to the attention function.",
         ),
         Misconception(
+            "the scale is left out",
+            _wrong_head(attend=_wrong_sdpa(scale="none")),
+            "Your projections are right, but the scores are not divided by √d_k. If you call your own "
+            "function from exercise 2, mend that one first.",
+        ),
+        Misconception(
             "the scale uses the width of the model",
             _wrong_head(scale="d_model"),
             "The divisor is √d_k, the root of the width of a query after its projection, not of d_model.",
@@ -545,6 +551,12 @@ CROSS = Exercise(
             _wrong_head(ignore=("d_v",)),
             "The values may have a width of their own: the projection to values has `d_v` outputs, and d_k "
             "only where `d_v` is None.",
+        ),
+        Misconception(
+            "a fully masked row becomes NaN",
+            _wrong_head(attend=_wrong_sdpa(masking="nan")),
+            "A query that sees no key gets an output of zeros, not NaN. If you call your own function from "
+            "exercise 2, mend that one first.",
         ),
         Misconception(
             "a fully masked row attends everywhere",
