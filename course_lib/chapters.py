@@ -59,7 +59,7 @@ CHAPTERS: tuple[Chapter, ...] = (
         "06_attention",
         "Attention",
         "query, key and value; the six steps; the scale; masks; self and cross",
-        builds=("course_lib.layers.attention", "course_lib.layers.masks"),
+        builds=("course_lib.layers.attention", "course_lib.layers.masks", "course_lib.layers.chunked"),
         open=True,
     ),
     Chapter("07_multi_head_attention", "Multi-head attention", "split, attend, merge, project; MQA and GQA"),

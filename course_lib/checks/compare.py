@@ -11,6 +11,10 @@ from .exercise import Exercise, Tolerance
 from .messages import sentence
 from .values import Array, Opaque, Raised
 
+# Names of values that every probe may return, or that the engine adds.
+RETURNED = "what you returned"
+INPUTS = "the inputs"
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -25,13 +29,27 @@ def compare(
     exercise: Exercise, case: str, expected: dict[str, Any], actual: dict[str, Any]
 ) -> Finding | None:
     """The first difference between two probes' values on one case, or None when they agree."""
+    if RETURNED in actual and RETURNED not in expected:
+        return _unexpected(case, actual[RETURNED], [name for name in expected if name != INPUTS])
     for name, value in expected.items():
         if name not in actual:
             return Finding(case, "missing", sentence("missing", case=case, name=name))
+        if value is not None and actual[name] is None:
+            return Finding(case, "nothing", sentence("nothing", case=case))
+        if name == INPUTS and actual[name] != value:
+            return Finding(case, "changed", sentence("changed", case=case))
         found = difference(value, actual[name], exercise.tolerance_of(name), case, name)
         if found:
             return found
     return None
+
+
+def _unexpected(case: str, value: Any, names: list[str]) -> Finding:
+    """The answer returned something that the probe could not take apart."""
+    if value is None:
+        return Finding(case, "nothing", sentence("nothing", case=case))
+    wanted = f"a tuple of {' and '.join(names)}" if len(names) > 1 else names[0]
+    return Finding(case, "returned", sentence("returned", case=case, actual=describe(value), expected=wanted))
 
 
 def same(exercise: Exercise, one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -163,5 +181,8 @@ def _number(value: Any) -> str:
 
 
 def _shown(value: Any, limit: int = 160) -> str:
-    text = f"{value:.6g}" if isinstance(value, float) else repr(value)
+    if isinstance(value, list):
+        text = f"[{', '.join(map(_shown, value))}]"
+    else:
+        text = f"{value:.6g}" if isinstance(value, float) else repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import secrets
 import traceback
 from collections.abc import Callable, Sequence
@@ -11,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from .compare import Finding, compare, same
+from .compare import INPUTS, Finding, compare, same
 from .exercise import Case, Exercise, Misconception
 from .guard import ForbiddenCall, forbid
 from .limits import TimeLimitReached, time_limit
 from .messages import sentence
+from .probes import watched_inputs, were_changed
 from .trace import Trace, first_departure
 from .values import Raised, normalise
 
@@ -96,7 +98,9 @@ def evaluate(
     if not explain or findings[0].kind in ("not_started", "timeout", "forbidden"):
         return _verdict(exercise, status, cases, findings)
     named = recognise(exercise, cases, expected, actual)
-    step = None if named else _departure(exercise, answer, cases, findings[0].case)
+    # A step is named where a number is wrong; an exception, a type or a shape speaks for itself.
+    looks = named is None and findings[0].kind in ("value", "nan", "scalar")
+    step = _departure(exercise, answer, cases, findings[0].case) if looks else None
     return _verdict(exercise, status, cases, findings, named, step)
 
 
@@ -114,13 +118,13 @@ def run_answer(exercise: Exercise, answer: Any, cases: Sequence[Case]) -> list[d
     for case in cases:
         value = _run_guarded(exercise, answer, case)
         results.append(value)
-        if isinstance(value, Raised) and value.type_name in _STOPPING:
+        if isinstance(value, Raised) and (value.type_name in _STOPPING or _not_started(value)):
             break
     return results
 
 
 TRACING_IS_SLOWER = 5
-_STOPPING = ("NotImplementedError", "ForbiddenCall", "TimeLimitReached")
+_STOPPING = ("ForbiddenCall", "TimeLimitReached")
 
 
 def _run_guarded(exercise: Exercise, answer: Any, case: Case) -> dict[str, Any] | Raised:
@@ -138,7 +142,14 @@ def _run_guarded(exercise: Exercise, answer: Any, case: Case) -> dict[str, Any] 
 def _run_probe(exercise: Exercise, answer: Any, case: Case) -> dict[str, Any]:
     # A copy: an answer that changes its inputs must not change what the reference is given.
     own = Case(case.name, copy.deepcopy(dict(case.inputs)), case.hidden, case.device)
-    return {name: normalise(value) for name, value in exercise.probe(answer, own).items()}
+    with watched_inputs() as given:
+        values = {name: normalise(value) for name, value in exercise.probe(answer, own).items()}
+        return values | {INPUTS: "changed" if were_changed(given) else "as they were"}
+
+
+def _not_started(raised: Raised) -> bool:
+    # torch raises NotImplementedError, too, but never without a message.
+    return raised.type_name == "NotImplementedError" and not raised.message
 
 
 def _raised(error: BaseException) -> Raised:
@@ -158,7 +169,7 @@ def _judge(
 ) -> Finding | None:
     if not isinstance(actual, Raised):
         return compare(exercise, case.name, expected, actual)
-    if actual.type_name == "NotImplementedError":
+    if _not_started(actual):
         return Finding(case.name, "not_started", sentence("not_started"))
     if actual.type_name == "ForbiddenCall":
         return Finding(case.name, "forbidden", sentence("forbidden", name=actual.message))
@@ -203,8 +214,14 @@ def _agreement(
 
 def _alike(exercise: Exercise, one: Any, other: Any) -> bool:
     if isinstance(one, Raised) or isinstance(other, Raised):
-        return isinstance(one, Raised) and isinstance(other, Raised) and one.type_name == other.type_name
+        return isinstance(one, Raised) and isinstance(other, Raised) and _same_error(one, other)
     return same(exercise, one, other)
+
+
+def _same_error(one: Raised, other: Raised) -> bool:
+    """The same kind of exception with the same message, but for the numbers in it."""
+    messages = {re.sub(r"\d+", "#", raised.message) for raised in (one, other)}
+    return one.type_name == other.type_name and len(messages) == 1
 
 
 def _departure(exercise: Exercise, answer: Any, cases: Sequence[Case], name: str) -> str | None:
@@ -237,7 +254,10 @@ def _verdict(
     step: str | None = None,
 ) -> Verdict:
     devices = {case.device for case in cases}
-    notes = (sentence("device_note", device=" and ".join(sorted(devices))),) if exercise.gpu else ()
+    notes: tuple[str, ...] = ()
+    if exercise.gpu:
+        told = sentence("device_note", device=" and ".join(sorted(devices)))
+        notes = (told if "cuda" in devices else sentence("no_cuda"),)
     return Verdict(
         exercise=exercise.id,
         title=exercise.title,

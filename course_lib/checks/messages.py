@@ -13,9 +13,14 @@ SENTENCES: dict[str, str] = {
     "timeout": "On {case}, your code was still running after {seconds:g} s and was stopped. Look for a loop "
     "whose condition never becomes false.",
     "memory": "On {case}, your code ran out of memory. Look for a tensor that is larger than it needs to be.",
+    "nothing": "On {case}, your function returned nothing. `print` shows a value; only `return` hands it "
+    "back.",
+    "returned": "On {case}, you returned {actual}; expected {expected}.",
+    "changed": "On {case}, your code changed its input in place. Make a new tensor instead: `x -= y` and "
+    "`x.add_(y)` write into `x`, `x - y` and `x + y` do not.",
     "type": "On {case}, {name} is {actual}; expected {expected}.",
     "device": "On {case}, {name} is on device '{actual}', the inputs are on '{expected}'. Create new tensors "
-    "on the device of the inputs, for example with `device=query.device`.",
+    "on the device of the inputs: pass `device=` with the device of one of them.",
     "dtype": "On {case}, {name} has dtype {actual}; expected {expected}, the dtype of the inputs.",
     "shape": "On {case}, {name} has shape {actual}; expected {expected}.",
     "length": "On {case}, {name} has {actual} items; expected {expected}.",
@@ -23,16 +28,17 @@ SENTENCES: dict[str, str] = {
     "value": "On {case}, {name} is {actual} at {where}; expected {expected}.",
     "scalar": "On {case}, {name} is {actual}; expected {expected}.",
     "missing": "On {case}, {name} is missing from what you returned.",
-    "step": "Your values agree with the reference up to “{before}”. The first that differs is “{after}”.",
-    "first_step": "The first value that differs from the reference is “{after}”.",
-    "forbidden": "{name} does this exercise's work, so it may not be used here. Write it yourself.",
+    "step": "Your values agree with the reference up to “{before}”. The next, “{after}”, is not among them.",
+    "first_step": "The first step, “{after}”, already differs from the reference.",
+    "forbidden": "{name} may not be used in this exercise. Write that part yourself.",
     "misconception": "This looks like: {name}.",
     "hint": 'For a hint, run `hint("{id}")`: {left} of {total} left.',
-    "no_hint": "You have seen all {total} hints.",
+    "no_hint": "You have seen all {total} hints. The solved notebook is in the course's folder `solutions`.",
     "more_cases": "{failed} of {cases} cases failed.",
     "unknown": "There is no exercise {id!r}. {near}",
     "same_object": "The check was given the library's own {name}, not yours. Pass the one that you wrote.",
     "device_note": "Run on {device}.",
+    "no_cuda": "There is no CUDA device here, so this ran on the CPU.",
     "progress_lost": "Your progress could not be saved: {reason}. The verdict above still stands; run the "
     "check again once that is mended.",
     "progress_damaged": "The progress file was damaged and has been put aside as {kept}; progress goes on "

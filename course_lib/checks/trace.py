@@ -77,15 +77,19 @@ class Trace:
 def first_departure(
     steps: Mapping[str, np.ndarray], arrays: list[np.ndarray]
 ) -> tuple[str | None, str] | None:
-    """(last step that was met, first step that was not), or None when every step was met.
+    """(last step that was met, first step that was not), or None where nothing can be said for sure.
 
     A step counts as met when some recorded array equals it, its transpose, or it without axes of
     length 1. A step that was merged into a later one is passed over: the last match decides.
+    Where no step was met, the first is named only if an array of its shape was made: an answer may
+    take another way.
     """
     names = list(steps)
     met = [any(_alike(steps[name], array) for array in arrays) for name in names]
     last = max((index for index, ok in enumerate(met) if ok), default=-1)
     if last == len(names) - 1:
+        return None
+    if last < 0 and not any(np.squeeze(array).shape == np.squeeze(steps[names[0]]).shape for array in arrays):
         return None
     return (names[last] if last >= 0 else None), names[last + 1]
 

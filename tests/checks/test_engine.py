@@ -87,14 +87,27 @@ def test_an_answer_wrong_on_one_case_only_is_matched_on_that_case() -> None:
 def test_two_mistakes_that_no_misconception_explains_name_the_step() -> None:
     verdict = evaluate(TINY, lambda x: x + x.mean(dim=-1, keepdim=True), seed=3)
     assert verdict.misconception is None
-    assert verdict.step is not None
-    assert "agree with the reference up to “the mean of each row”" in verdict.step
-    assert "“the difference”" in verdict.step
+    assert verdict.step == (
+        "Your values agree with the reference up to “the mean of each row”. "
+        "The next, “the difference”, is not among them."
+    )
 
 
-def test_the_first_step_is_named_when_no_step_agrees() -> None:
-    verdict = evaluate(TINY, lambda x: x * 2, seed=3)
-    assert verdict.step == "The first value that differs from the reference is “the mean of each row”."
+def test_the_first_step_is_named_when_it_was_made_and_differs() -> None:
+    verdict = evaluate(TINY, lambda x: x - 2 * x.mean(dim=-1).square()[:, None], seed=3)
+    assert verdict.step is not None and "up to “the mean of each row”" in verdict.step
+    verdict = evaluate(TINY, lambda x: x - x.amax(dim=-1)[:, None], seed=3)
+    assert verdict.step == "The first step, “the mean of each row”, already differs from the reference."
+
+
+def test_no_step_is_named_for_another_way_to_a_wrong_value_nor_beside_an_exception_or_a_type() -> None:
+    for answer in (
+        lambda x: x * 2,
+        lambda x: [row - row.mean() for row in x],
+        lambda x: (x - x.mean(dim=-1, keepdim=True)).double(),
+        lambda x: x.mean(dim=-1).no_such_name,
+    ):
+        assert evaluate(TINY, answer, seed=3).step is None
 
 
 def test_steps_of_numpy_code_are_found_among_its_locals() -> None:
@@ -111,7 +124,7 @@ def test_steps_of_numpy_code_are_found_among_its_locals() -> None:
     ("answer", "expected"),
     [
         (lambda x: centre(x).numpy(), "the result is a numpy.ndarray; expected a torch.Tensor"),
-        (lambda x: None, "the result is None; expected a torch.Tensor"),
+        (lambda x: None, "your function returned nothing. `print` shows a value"),
         (lambda x: object(), "an object of type object; expected a torch.Tensor"),
         (lambda x: centre(x).double(), "has dtype float64; expected float32"),
         (lambda x: centre(x)[:, :1], "has shape (3, 1); expected (3, 3)"),
@@ -162,12 +175,35 @@ def test_memory_that_is_not_there_gets_its_own_sentence() -> None:
     assert "ran out of memory" in sentences(lambda x: torch.empty(1 << 60))
 
 
-def test_an_answer_that_changes_its_input_does_not_change_what_is_right() -> None:
-    def answer(x: torch.Tensor) -> torch.Tensor:
+def test_an_answer_that_changes_its_input_is_told_so() -> None:
+    def by_operator(x: torch.Tensor) -> torch.Tensor:
         x -= x.mean(dim=-1, keepdim=True)
         return x
 
-    assert evaluate(TINY, answer).passed
+    def through_numpy(x: torch.Tensor) -> torch.Tensor:
+        result = centre(x)
+        x.numpy()[0, 0] = 7.0
+        return result
+
+    for answer in (by_operator, through_numpy):
+        assert sentences(answer).startswith("On a square, your code changed its input in place.")
+
+
+def test_a_not_implemented_error_of_torchs_own_is_not_an_unstarted_answer() -> None:
+    verdict = evaluate(TINY, lambda x: x.to("meta").item(), seed=3)
+    assert verdict.status == "failed"
+    assert "raised" in verdict.sentences()[0]
+
+
+def test_two_exceptions_of_one_type_are_the_same_misconception_only_with_the_same_message() -> None:
+    wrong = Misconception("the shapes do not fit", lambda x: x @ torch.ones(7, 7), "Look at the shapes.")
+    exercise = replace(TINY, misconceptions=(wrong,))
+    assert evaluate(exercise, lambda x: x @ torch.zeros(7, 7)).misconception == wrong.name
+
+    def other(x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("something else")
+
+    assert evaluate(exercise, other).misconception is None
 
 
 def test_hidden_only_leaves_the_public_cases_out() -> None:
@@ -252,7 +288,7 @@ def test_forbidden_calls_are_refused_under_any_alias() -> None:
 def test_the_verdict_names_what_was_forbidden() -> None:
     exercise = replace(TINY, forbidden=("torch.mean",))
     verdict = evaluate(exercise, lambda x: x - torch.mean(x, -1, keepdim=True))
-    assert verdict.sentences()[0].startswith("torch.mean does this exercise's work")
+    assert verdict.sentences()[0].startswith("torch.mean may not be used in this exercise")
     assert evaluate(exercise, lambda x: x - x.sum(-1, keepdim=True) / x.shape[-1]).passed
 
 

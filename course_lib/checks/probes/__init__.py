@@ -6,9 +6,33 @@ into the sandbox and nothing else of an exercise.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-DTYPES = ("float32", "float64", "float16", "bfloat16", "int64", "bool")
+_made: list[tuple[Any, int, Any]] = []
+
+
+@contextmanager
+def watched_inputs() -> Iterator[list[tuple[Any, int, Any]]]:
+    """The tensors that `tensor` makes meanwhile: each with its version, and a copy of its numbers."""
+    _made.clear()
+    yield _made
+    _made.clear()
+
+
+def were_changed(made: list[tuple[Any, int, Any]]) -> bool:
+    """Whether any of these tensors was written into since it was made."""
+    import torch
+
+    for given, version, copy in made:
+        if given._version != version:
+            return True
+        if given.device.type != "meta" and not torch.equal(given.detach().isnan(), copy.isnan()):
+            return True
+        if given.device.type != "meta" and not torch.equal(given.detach().nan_to_num(), copy.nan_to_num()):
+            return True
+    return False
 
 
 def tensor(data: Any, device: str = "cpu", dtype: str | None = None, requires_grad: bool = False) -> Any:
@@ -18,4 +42,6 @@ def tensor(data: Any, device: str = "cpu", dtype: str | None = None, requires_gr
     made = torch.as_tensor(data)
     if dtype is not None:
         made = made.to(getattr(torch, dtype))
-    return made.to(device).clone().requires_grad_(requires_grad)
+    given = made.to(device).clone().requires_grad_(requires_grad)
+    _made.append((given, given._version, given.detach().clone()))
+    return given
