@@ -97,6 +97,10 @@ def builder_of(module: str) -> Chapter | None:
 class UnknownChapter(ValueError):
     """No chapter, or more than one, is meant by what was given; the message says which come near."""
 
+    def _render_traceback_(self) -> list[str]:
+        """One line in a notebook."""
+        return [str(self)]
+
 
 def find_chapter(given: str, names: Iterable[str]) -> str:
     """The name among `names` that "06", "6", "attention", "06_attention" or a path to one of its files means.

@@ -262,7 +262,8 @@ def hint(
     if as_json:
         _print_json(asdict(found))
     else:
-        typer.echo(f"Hint {found.number} of {found.total}: {found.text}")
+        last = " (the last)" if found.number == found.total else ""
+        typer.echo(f"Hint {found.number} of {found.total}{last}: {found.text}")
 
 
 @app.command()
@@ -272,7 +273,10 @@ def reset(chapter: ChapterArgument, as_json: Json = False) -> None:
     Example: course reset 06
     """
     workspace = Workspace()
-    _finish(workspace.reset(resolve_chapter(chapter, workspace.root)), as_json)
+    report = workspace.reset(resolve_chapter(chapter, workspace.root))
+    if not as_json:
+        typer.echo("Points that you have earned stay; only the notebooks are fresh.")
+    _finish(report, as_json)
 
 
 @app.command()
@@ -329,12 +333,14 @@ def export(
         report = export_package(workspace.work, (to or workspace.work / "my_transformer").resolve())
     except FileExistsError as error:
         _fail(f"{error}.", WRONG_USE)
-    problems: list[str] = getattr(report, "problems", [])
+    problems = report.problems
     if as_json:
         _print_json(report.to_json())
     else:
         typer.echo(f"Yours: {', '.join(report.own) or 'nothing yet'}")
         typer.echo(f"From the library: {', '.join(report.from_library) or 'nothing'}")
+        folder = Path(report.destination)
+        typer.echo(f"Written to {folder}. With {folder.parent} on the path, `import {folder.name}` finds it.")
     for problem in problems:
         typer.echo(problem, err=True)
     raise typer.Exit(NOT_PASSED if problems else FINE)
@@ -396,12 +402,13 @@ def build(
     """
     from .authoring.build import build as build_notebooks
     from .authoring.project import SourceError
+    from .chapters import UnknownChapter
 
     console = None if as_json else _console()
     try:
         root = Workspace().root
         report = build_notebooks(root, chapters or None, check_only, jobs, force, console)
-    except SourceError as error:
+    except (SourceError, UnknownChapter) as error:
         _fail(str(error), WRONG_USE)
     if as_json:
         _print_json(report.to_json())

@@ -62,6 +62,8 @@ def verdict_card(verdict: Verdict, hints_left: int, hints_total: int) -> Card:
 def hint_card(exercise_id: str, hint: Hint) -> Card:
     """The card that a hint shows."""
     head = f"Hint {hint.number} of {hint.total} for {exercise_id}"
+    if hint.number == hint.total:
+        head += " (the last)"
     style = _STYLE.format(colour="#3b6fb6", line="dashed")
     html = f'<div class="course-card" style="{style}"><strong>{escape(head)}</strong>'
     return Card(

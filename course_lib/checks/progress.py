@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic import write_text
+from ..chapters import find_chapter
 from .engine import Verdict
 from .messages import sentence
 from .registry import chapters, exercises_of, get
@@ -85,10 +86,11 @@ class Progress:
                 record.first_passed = record.first_passed or time.strftime("%Y-%m-%dT%H:%M:%S")
 
     def next_hint(self, exercise_id: str) -> Hint:
-        """The next hint not yet seen; the last one again when all were. Raises KeyError for an unknown id."""
-        hints = get(exercise_id).hints
+        """The next hint not yet seen; the last one again when all were. Raises UnknownExercise."""
+        exercise = get(exercise_id)
+        hints = exercise.hints
         with self._changing():
-            record = self.records.setdefault(exercise_id, Record())
+            record = self.records.setdefault(exercise.id, Record())
             number = min(record.hints_seen + 1, len(hints))
             record.hints_seen = number
         return Hint(number, len(hints), hints[number - 1])
@@ -102,9 +104,9 @@ class Progress:
         return self.records.get(exercise_id, Record())
 
     def summary(self, only: str | None = None) -> list[ChapterRow]:
-        """One row for each chapter that has exercises, or for one of them."""
+        """One row for each chapter that has exercises, or for one of them. Raises UnknownChapter."""
         rows = []
-        for chapter in chapters() if only is None else [only]:
+        for chapter in chapters() if only is None else [find_chapter(only, chapters())]:
             exercises = exercises_of(chapter)
             done = [exercise for exercise in exercises if self.of(exercise.id).passed]
             points, of = (sum(exercise.points for exercise in group) for group in (done, exercises))

@@ -11,6 +11,17 @@ from .exercise import Exercise
 from .messages import sentence
 
 
+class UnknownExercise(KeyError):
+    """No exercise has the id that was given; the message says which come near."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+    def _render_traceback_(self) -> list[str]:
+        """One line in a notebook."""
+        return [str(self)]
+
+
 def chapters() -> list[str]:
     """The names of the chapters that have exercises, in order."""
     return sorted(path.stem for path in Path(__file__).parent.glob("[0-9][0-9]_*.py"))
@@ -31,13 +42,22 @@ def all_exercises() -> dict[str, Exercise]:
 
 
 def get(exercise_id: str) -> Exercise:
-    """One exercise by id, importing its chapter alone. Raises KeyError with near names when unknown."""
-    topic = exercise_id.split("/")[0]
+    """One exercise by id, importing its chapter alone; by the second half of its id where only one has it.
+
+    Raises UnknownExercise with near names.
+    """
+    topic = str(exercise_id).split("/")[0]
     for chapter in chapters():
         if chapter[3:] == topic:
             for exercise in exercises_of(chapter):
                 if exercise.id == exercise_id:
                     return exercise
-    near = difflib.get_close_matches(exercise_id, all_exercises(), n=3, cutoff=0.4)
-    advice = f"Did you mean {' or '.join(map(repr, near))}?" if near else "`course progress` lists them."
-    raise KeyError(sentence("unknown", id=exercise_id, near=advice))
+    everything = all_exercises()
+    bare = [known for known in everything if known.split("/")[1] == exercise_id]
+    if len(bare) == 1:
+        return everything[bare[0]]
+    near = difflib.get_close_matches(str(exercise_id), everything, n=2, cutoff=0.7)
+    advice = (
+        f"Did you mean {' or '.join(map(repr, near))}?" if near else "`course progress` lists the chapters."
+    )
+    raise UnknownExercise(sentence("unknown", id=exercise_id, near=advice))

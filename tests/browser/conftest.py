@@ -48,6 +48,10 @@ class Lab:
     address: str
     said: list[str] = field(default_factory=list)
 
+    def saved(self, path: str) -> str:
+        """The text of a notebook in the learner's folder."""
+        return (self.work / path).read_text(encoding="utf-8")
+
     def notebook(self, path: str) -> str:
         """The address of a notebook in a workspace of its own."""
         base, token = self.address.split("/lab/")[0], self.address.split("token=")[1]

@@ -18,7 +18,7 @@ from course_lib.checks.engine import evaluate
 from course_lib.checks.exercise import Case, Exercise, Misconception, Tolerance
 from course_lib.checks.guard import ForbiddenCall, forbid
 from course_lib.checks.probes import tensor
-from course_lib.checks.registry import get
+from course_lib.checks.registry import UnknownExercise, get
 
 
 def centre(x: torch.Tensor) -> torch.Tensor:
@@ -293,8 +293,15 @@ def test_the_verdict_names_what_was_forbidden() -> None:
 
 
 def test_an_unknown_exercise_is_answered_with_near_names() -> None:
-    with pytest.raises(KeyError, match="attention/sdpa"):
+    with pytest.raises(UnknownExercise, match="Did you mean 'attention/sdpa'") as caught:
         get("attention/sdp")
+    assert caught.value._render_traceback_() == [str(caught.value)]
+    with pytest.raises(UnknownExercise):
+        get("something/else")
+
+
+def test_the_second_half_of_an_id_is_enough_where_only_one_has_it() -> None:
+    assert get("sdpa").id == "attention/sdpa"
 
 
 def test_a_verdict_is_plain_data(tmp_path: object) -> None:

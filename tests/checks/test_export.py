@@ -47,6 +47,7 @@ def test_a_passed_answer_is_exported_with_what_it_uses_and_the_rest_comes_from_t
     report = export_package(work, tmp_path / "my_transformer")
     assert report.own == ["centre_rows"]
     assert "pairwise_squared_distances" in report.from_library
+    assert "Your answer to welcome/distances does not pass now" in report.problems[0]
     monkeypatch.syspath_prepend(str(tmp_path))
     package = importlib.import_module("my_transformer")
     source = Path(package.centre_rows.__code__.co_filename).read_text()
