@@ -16,15 +16,23 @@ from .probes import welcome as probes
 
 
 def centre_rows_cases(rng: np.random.Generator) -> Iterator[Case]:
-    """A square matrix, where broadcasting hides the mistake, and others, where it does not."""
-    for name, shape, dtype, hidden in (
-        ("a square matrix", (4, 4), "float32", False),
-        ("a wide matrix", (2, 5), "float32", False),
-        ("a single row", (1, 6), "float32", True),
-        ("a tall matrix of float64", (5, 3), "float64", True),
+    """A square matrix, where broadcasting hides the mistake, and others, where it does not.
+
+    In the last one the rows vary so little that LayerNorm's epsilon shows.
+    """
+    for name, shape, dtype, scale, hidden in (
+        ("a square matrix", (4, 4), "float32", 1.0, False),
+        ("a wide matrix", (2, 5), "float32", 1.0, False),
+        ("a single row", (1, 6), "float32", 1.0, True),
+        ("a tall matrix of float64", (5, 3), "float64", 0.05, True),
     ):
-        matrix = rng.normal(loc=3.0, size=shape).astype(np.float64)
+        matrix = rng.normal(loc=3.0, scale=scale, size=shape).astype(np.float64)
         yield Case(name, {"matrix": matrix, "dtype": dtype}, hidden)
+
+
+def _normalised(matrix: Tensor, *, unbiased: bool, epsilon: float = 0.0) -> Tensor:
+    variance = matrix.var(dim=1, keepdim=True, unbiased=unbiased)
+    return (matrix - matrix.mean(dim=1, keepdim=True)) / (variance + epsilon).sqrt()
 
 
 CENTRE_ROWS = Exercise(
@@ -68,8 +76,24 @@ CENTRE_ROWS = Exercise(
         ),
         Misconception(
             "the rows were also divided by their spread",
-            lambda matrix: (matrix - matrix.mean(1, keepdim=True)) / matrix.std(1, keepdim=True),
+            lambda matrix: _normalised(matrix, unbiased=True),
             "Only the mean is to be taken away. Dividing by the spread comes later in the course, with LayerNorm.",
+        ),
+        Misconception(
+            "the rows were also divided by their spread, with the divisor d",
+            lambda matrix: _normalised(matrix, unbiased=False),
+            "Only the mean is to be taken away: leave the division by the standard deviation out.",
+        ),
+        Misconception(
+            "the rows were normalised as LayerNorm does",
+            lambda matrix: _normalised(matrix, unbiased=False, epsilon=1e-5),
+            "LayerNorm takes the mean away and then divides by the spread. Only its first half is asked for.",
+        ),
+        Misconception(
+            "the sign is reversed",
+            lambda matrix: matrix.mean(dim=1, keepdim=True) - matrix,
+            "You subtracted the rows from their means. An entry above the mean of its row is to stay positive: "
+            "`matrix` stands first.",
         ),
     ),
     hints=(
@@ -84,22 +108,31 @@ CENTRE_ROWS = Exercise(
 
 
 def broadcast_shape_cases(rng: np.random.Generator) -> Iterator[Case]:
-    """Every rule on its own, with fresh lengths, then the edges."""
+    """Every rule on its own, with fresh lengths, then the edges. A case is named by its two shapes.
+
+    Arrays of 70 axes cannot be made in NumPy, so making them to look at their shape fails there.
+    """
     n, m, k = (int(length) for length in rng.permutation(np.arange(2, 9))[:3])
-    table = [
-        ("equal shapes", (n, m), (n, m), False),
-        ("an axis of length 1", (n, 1), (n, m), False),
-        ("a shorter shape", (n, m, k), (k,), False),
-        ("both are stretched", (n, 1), (m,), False),
-        ("lengths that do not fit", (n, m), (n, k), False),
-        ("a vector as long as the first axis", (n, m), (n,), False),
-        ("a single number", (), (n, m), True),
-        ("an axis of length 0 beside one of length 1", (n, 0), (n, 1), True),
-        ("an axis of length 0 beside a longer one", (n, 0), (n, m), True),
-        ("a missing axis in the first shape", (1, k), (n, m, 1), True),
-    ]
-    for name, first, second, hidden in table:
-        yield Case(name, {"first": list(first), "second": list(second)}, hidden)
+    ones = (1,) * 68
+    for first, second, hidden in (
+        ((n, m), (n, m), False),
+        ((n, 1), (n, m), False),
+        ((n, m, k), (k,), False),
+        ((n, 1), (m,), False),
+        ((n, m), (n, k), False),
+        ((n, m), (k, m), False),
+        ((n, m), (n,), False),
+        ((n, 1, m, 1, k), (m, 1, n, 1), False),
+        ((), (n, m), True),
+        ((n, m, k), (m, 1, k), True),
+        ((n, 0), (n, 1), True),
+        ((n, 0), (n, m), True),
+        ((1, 1, m), (n, 0, 1), True),
+        ((1, k), (n, m, 1), True),
+        ((n, *ones, 1), (1, *ones, m), True),
+    ):
+        shapes = [f"{len(shape)} axes" if len(shape) > 64 else str(shape) for shape in (first, second)]
+        yield Case(" with ".join(shapes), {"first": list(first), "second": list(second)}, hidden)
 
 
 def _by_recursion(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...]:
@@ -149,6 +182,14 @@ def _strict(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...]:
     return _by_padding(first, second)
 
 
+def _zero_for_missing(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...]:
+    return _by_padding(*(tuple(length or 1 for length in shape) for shape in (first, second)))
+
+
+def _unreversed(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...]:
+    return _by_padding(first, second)[::-1]
+
+
 BROADCAST_SHAPE = Exercise(
     id="welcome/broadcast_shape",
     title="Predict what broadcasting does",
@@ -160,7 +201,12 @@ BROADCAST_SHAPE = Exercise(
     reference=library.broadcast_shape,
     also_right=(_by_recursion, _by_padding),
     library="course_lib.shapes:broadcast_shape",
-    forbidden=("course_lib.shapes.broadcast_shape", "torch.broadcast_shapes", "numpy.broadcast_shapes"),
+    forbidden=(
+        "course_lib.shapes.broadcast_shape",
+        "torch.broadcast_shapes",
+        "numpy.broadcast_shapes",
+        *(f"aten::{name}" for name in ("empty", "zeros", "ones", "full", "rand", "expand", "add")),
+    ),
     misconceptions=(
         Misconception(
             "shapes are lined up at their left ends",
@@ -171,6 +217,18 @@ BROADCAST_SHAPE = Exercise(
             "the larger length always wins",
             _largest,
             "Only a length of 1 is stretched. Where two lengths differ and neither is 1, raise ValueError.",
+        ),
+        Misconception(
+            "the lengths came out in reverse order",
+            _unreversed,
+            "Walking from the right finds the last length first. Turn the result round at the end: "
+            "`tuple(reversed(result))`.",
+        ),
+        Misconception(
+            "a length of 0 is taken for a missing axis",
+            _zero_for_missing,
+            "Only an axis that is not there counts as 1. A length of 0 is a length like any other: it stays 0 "
+            "beside a 1 and fits no other length. Note that `length or 1` turns 0 into 1.",
         ),
         Misconception(
             "an axis of length 0 is stretched",
@@ -284,13 +342,21 @@ WIDTHS = (4, 16, 64, 256)
 
 
 def spread_cases(rng: np.random.Generator) -> Iterator[Case]:
-    """Pairs of matrices whose entries have a standard deviation of 1, in growing width."""
-    for name, widths, rows, scale, hidden in (
-        ("four widths", WIDTHS, 200, 1.0, False),
-        ("widths in another order", (64, 4, 16), 150, 1.0, False),
-        ("entries twice as large", (8, 32, 128), 150, 2.0, True),
+    """Pairs of matrices of several widths; few rows, so that the divisors n and n - 1 tell apart.
+
+    In one case the entries of one width are larger: the points then lie on no straight line, and only
+    least squares finds the slope that is asked for.
+    """
+    for name, widths, rows, scales, hidden in (
+        ("four widths", WIDTHS, 60, (1.0, 1.0, 1.0, 1.0), False),
+        ("four widths, one with larger entries", WIDTHS, 60, (1.0, 3.0, 1.0, 1.0), False),
+        ("widths in another order", (64, 4, 16), 40, (1.0, 1.0, 1.0), False),
+        ("entries twice as large", (8, 32, 256), 40, (2.0, 2.0, 2.0), True),
     ):
-        draw = [[(scale * rng.normal(size=(rows, d))).astype(np.float32) for _ in range(2)] for d in widths]
+        draw = [
+            [(scale * rng.normal(size=(rows, d))).astype(np.float32) for _ in range(2)]
+            for d, scale in zip(widths, scales, strict=True)
+        ]
         yield Case(name, {"pairs": draw}, hidden)
 
 
@@ -302,14 +368,21 @@ def _spread(
     *,
     products: Callable[[Tensor, Tensor], Tensor] = lambda a, b: (a * b).sum(-1),
     measure: Callable[[Tensor], Tensor] = lambda x: x.std(),
-    logarithm: Callable[[np.ndarray], np.ndarray] = np.log,
-    swapped: bool = False,
+    of_width: Callable[[np.ndarray], np.ndarray] = np.log,
+    of_spread: Callable[[np.ndarray], np.ndarray] = np.log,
+    line: Callable[[np.ndarray, np.ndarray], float] = lambda x, y: np.polyfit(x, y, 1)[0],
 ) -> tuple[list[float], float]:
     spreads = [float(measure(products(first, second))) for first, second in pairs]
-    widths = logarithm(np.array([first.shape[1] for first, _ in pairs], dtype=float))
-    heights = logarithm(np.array(spreads))
-    slope = np.polyfit(heights, widths, 1)[0] if swapped else np.polyfit(widths, heights, 1)[0]
-    return spreads, float(slope)
+    widths = of_width(np.array([first.shape[1] for first, _ in pairs], dtype=float))
+    return spreads, float(line(widths, of_spread(np.array(spreads))))
+
+
+def _itself(values: np.ndarray) -> np.ndarray:
+    return values
+
+
+def _mean_of_slopes(x: np.ndarray, y: np.ndarray) -> float:
+    return float(np.mean(np.diff(y) / np.diff(x)))
 
 
 def _spread_by_covariance(pairs: Pairs) -> tuple[list[float], float]:
@@ -351,6 +424,12 @@ SPREAD = Exercise(
             "like d, so its exponent is twice as large.",
         ),
         Misconception(
+            "the divisor is n instead of n - 1",
+            lambda pairs: _spread(pairs, measure=lambda x: x.std(unbiased=False)),
+            "`np.std` divides by n unless it is given `ddof=1`; `torch.std` divides by n - 1 unless it is told "
+            "not to. The spread asked for has the divisor n - 1.",
+        ),
+        Misconception(
             "every row was multiplied with every other",
             lambda pairs: _spread(pairs, products=lambda a, b: a @ b.T),
             "`first @ second.T` is a table of all pairs of rows. Only row i of `first` with row i of `second` "
@@ -368,14 +447,43 @@ SPREAD = Exercise(
         ),
         Misconception(
             "the line was fitted without logarithms",
-            lambda pairs: _spread(pairs, logarithm=lambda x: x),
+            lambda pairs: _spread(pairs, of_width=_itself, of_spread=_itself),
             "The exponent is the slope of log(spread) against log(width). Without logarithms the slope has "
             "another meaning, and there is no straight line.",
         ),
         Misconception(
+            "the logarithm of the spreads was left out",
+            lambda pairs: _spread(pairs, of_spread=_itself),
+            "Both sides of spread = c · dᵖ are put into logarithms: log(spread) = log(c) + p · log(d). You took "
+            "that of the widths only.",
+        ),
+        Misconception(
+            "the logarithm of the widths was left out",
+            lambda pairs: _spread(pairs, of_width=_itself),
+            "Both sides of spread = c · dᵖ are put into logarithms: log(spread) = log(c) + p · log(d). You took "
+            "that of the spreads only.",
+        ),
+        Misconception(
             "the axes of the line were exchanged",
-            lambda pairs: _spread(pairs, swapped=True),
+            lambda pairs: _spread(pairs, line=lambda x, y: np.polyfit(y, x, 1)[0]),
             "The spread depends on the width, so log(width) is x and log(spread) is y.",
+        ),
+        Misconception(
+            "the intercept was returned instead of the slope",
+            lambda pairs: _spread(pairs, line=lambda x, y: np.polyfit(x, y, 1)[1]),
+            "`np.polyfit(x, y, deg=1)` returns the slope first and then the intercept.",
+        ),
+        Misconception(
+            "the slope was taken between the first and the last point only",
+            lambda pairs: _spread(pairs, line=lambda x, y: (y[-1] - y[0]) / (x[-1] - x[0])),
+            "Two points fix a line, and all the points between them are then ignored. Least squares weighs "
+            "them all: `np.polyfit(x, y, deg=1)`.",
+        ),
+        Misconception(
+            "the slopes between neighbouring points were averaged",
+            lambda pairs: _spread(pairs, line=_mean_of_slopes),
+            "The mean of the slopes is not the slope of the best line. Least squares weighs all the points: "
+            "`np.polyfit(x, y, deg=1)`.",
         ),
     ),
     hints=(
@@ -405,21 +513,30 @@ def add_positions_cases(rng: np.random.Generator) -> Iterator[Case]:
 
 
 def add_positions(vectors: Tensor) -> Tensor:
-    """vectors[b, t] + t for every feature: (b, t, d) → (b, t, d), on the same device, in the same dtype."""
+    """vectors[i, j] + j for every feature: (b, t, d) → (b, t, d), on the same device, in the same dtype."""
     positions = torch.arange(vectors.shape[1], device=vectors.device, dtype=vectors.dtype)
     return vectors + positions[:, None]
 
 
 def _positions_on_the_cpu(vectors: Tensor) -> Tensor:
-    if vectors.device.type != "cpu":
-        raise RuntimeError("Expected all tensors to be on the same device")
-    return add_positions(vectors)
+    return vectors + torch.arange(vectors.shape[1])[:, None].to(vectors.dtype)
 
 
-def _along(axis: str, vectors: Tensor) -> Tensor:
-    length = vectors.shape[{"features": 2, "batch": 0}[axis]]
-    positions = torch.arange(length, device=vectors.device, dtype=vectors.dtype)
-    return vectors + (positions if axis == "features" else positions[:, None, None])
+def _moved_to_the_cpu(vectors: Tensor) -> Tensor:
+    return add_positions(vectors.cpu())
+
+
+def _result_on_the_cpu(vectors: Tensor) -> Tensor:
+    result = torch.zeros(vectors.shape)
+    for position in range(vectors.shape[1]):
+        result[:, position] = vectors[:, position] + position
+    return result
+
+
+def _counted(vectors: Tensor, axis: int, later_axes: int) -> Tensor:
+    """The indices of one axis, followed by so many axes of length 1, added to the vectors."""
+    numbers = torch.arange(vectors.shape[axis], device=vectors.device, dtype=vectors.dtype)
+    return vectors + numbers.reshape(-1, *(1,) * later_axes)
 
 
 def _as_float32(vectors: Tensor) -> Tensor:
@@ -436,6 +553,15 @@ def _in_loops(vectors: Tensor) -> Tensor:
 def _from_one(vectors: Tensor) -> Tensor:
     return add_positions(vectors) + 1
 
+
+FEATURES_ARE_LAST = (
+    "A tensor of shape (t,) or (d,) is lined up with the last axis, the features. Positions belong to axis 1: "
+    "give them the shape (t, 1)."
+)
+BATCH_IS_FIRST = (
+    "You counted the sequences of the batch: `len(vectors)` and `vectors.shape[0]` are b. Every sequence starts "
+    "again at position 0; positions belong to axis 1, of length `vectors.shape[1]`."
+)
 
 ADD_POSITIONS = Exercise(
     id="welcome/add_positions",
@@ -459,16 +585,41 @@ ADD_POSITIONS = Exercise(
             "pass `device=vectors.device`.",
         ),
         Misconception(
+            "the vectors are moved to the CPU",
+            _moved_to_the_cpu,
+            'Your code needs the numbers on the CPU: by `.cpu()`, by `.to("cpu")`, or by writing the vectors '
+            "into a new tensor that was made there. Stay on `vectors.device` from beginning to end.",
+        ),
+        Misconception(
+            "the result is made on the CPU, in float32",
+            _result_on_the_cpu,
+            "`torch.zeros(vectors.shape)` takes the shape and nothing else: the new tensor is on the CPU, in "
+            "float32. `torch.zeros_like(vectors)` and `vectors.clone()` keep device and dtype.",
+        ),
+        Misconception(
             "positions run along the features",
-            lambda vectors: _along("features", vectors),
-            "A tensor of shape (d,) is lined up with the last axis, the features. Positions belong to axis 1: "
-            "give them the shape (t, 1).",
+            lambda vectors: _counted(vectors, axis=2, later_axes=0),
+            FEATURES_ARE_LAST,
+        ),
+        Misconception(
+            "positions have no axis after them, so they meet the features",
+            lambda vectors: _counted(vectors, axis=1, later_axes=0),
+            FEATURES_ARE_LAST,
         ),
         Misconception(
             "positions run along the batch",
-            lambda vectors: _along("batch", vectors),
-            "You counted the sequences of the batch. Every sequence starts again at position 0; positions belong "
-            "to axis 1.",
+            lambda vectors: _counted(vectors, axis=0, later_axes=2),
+            BATCH_IS_FIRST,
+        ),
+        Misconception(
+            "as many positions as sequences",
+            lambda vectors: _counted(vectors, axis=0, later_axes=1),
+            BATCH_IS_FIRST,
+        ),
+        Misconception(
+            "as many positions as sequences, laid along the features",
+            lambda vectors: _counted(vectors, axis=0, later_axes=0),
+            f"{BATCH_IS_FIRST} Give them the shape (t, 1).",
         ),
         Misconception(
             "the dtype of the input is lost",

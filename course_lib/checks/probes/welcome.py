@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..exercise import Case
@@ -17,13 +18,27 @@ def rows(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
 
 
 def broadcast_shape(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
-    """The predicted shape, or that the answer refused with a ValueError."""
+    """The predicted shape or the refusal in words, as "(5, 7)" or "a ValueError"; None stays None."""
     try:
         predicted = answer(tuple(case["first"]), tuple(case["second"]))
     except ValueError:
-        return {"the outcome": "a ValueError"}
-    is_tuple = isinstance(predicted, tuple)
-    return {"the outcome": "a shape" if is_tuple else type(predicted).__name__, "the shape": predicted}
+        return {"the result": "a ValueError"}
+    return {"the result": None if predicted is None else _in_words(predicted)}
+
+
+def _in_words(predicted: Any) -> str:
+    if isinstance(predicted, tuple):
+        return repr(tuple(_plain(length) for length in predicted))
+    if isinstance(predicted, list):
+        return f"a list, {[_plain(length) for length in predicted]}"
+    if isinstance(predicted, ValueError) or predicted is ValueError:
+        return "a ValueError that was returned, not raised"
+    return f"an object of type {type(predicted).__name__}"
+
+
+def _plain(length: Any) -> Any:
+    """NumPy's integers as Python's; everything else as it is, so that 5.0 does not pass for 5."""
+    return int(length) if isinstance(length, np.integer) else length
 
 
 def distances(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -36,7 +51,7 @@ def spread(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     """The measured spreads and the fitted exponent."""
     pairs = [(tensor(first, case.device), tensor(second, case.device)) for first, second in case["pairs"]]
     returned = answer(pairs)
-    if not isinstance(returned, tuple) or len(returned) != 2:
+    if not isinstance(returned, (tuple, list)) or len(returned) != 2:
         return {"what you returned": returned}
     return {"the list of spreads": returned[0], "the exponent": returned[1]}
 
