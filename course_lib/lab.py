@@ -37,7 +37,7 @@ SETTINGS: dict[str, dict[str, object]] = {
         "doNotDisturbMode": False,
     },
     # A saved notebook shows its explorers again without a kernel.
-    "@jupyter-widgets/jupyterlab-manager:plugin": {"saveState": True},
+    "@jupyter-widgets/jupyterlab-manager/plugin": {"saveState": True},
     # Explorers and sliders must not be torn down as they scroll out of view.
     "@jupyterlab/notebook-extension/tracker": {"autoStartDefaultKernel": True, "windowingMode": "none"},
 }
