@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 
 from course_lib.viz.arrays import BoolArray, FloatArray, as_array, as_mask, check_labels
 from course_lib.viz.style import HEIGHT, WIDTH, Picture, figure, in_course_style
-from course_lib.viz.text import display_width, visible
+from course_lib.viz.text import axis_label, display_width
 
 _NUMBERS_UP_TO_COLUMNS = 14
 _NUMBERS_UP_TO_ROWS = 12
@@ -73,12 +73,12 @@ def _limits(values: FloatArray, diverging: bool) -> tuple[float, float]:
 
 def _label_axes(axes: Axes, rows: list[str], columns: list[str]) -> None:
     axes.grid(False)
-    wide = any(display_width(visible(text)) > 3 for text in columns) and len(columns) > 6
-    axes.set_xticks(range(len(columns)), [visible(text) for text in columns], rotation=45 if wide else 0)
+    wide = any(display_width(axis_label(text)) > 3 for text in columns) and len(columns) > 6
+    axes.set_xticks(range(len(columns)), [axis_label(text) for text in columns], rotation=45 if wide else 0)
     if wide:
         for tick in axes.get_xticklabels():
             tick.set(horizontalalignment="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(rows)), [visible(text) for text in rows])
+    axes.set_yticks(range(len(rows)), [axis_label(text) for text in rows])
     axes.tick_params(length=0, labelsize=7 if max(len(rows), len(columns)) > 16 else 9)
     axes.spines[:].set_visible(False)
 

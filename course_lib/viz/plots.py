@@ -24,7 +24,7 @@ from course_lib.viz.style import (
     figure,
     in_course_style,
 )
-from course_lib.viz.text import display_width, visible
+from course_lib.viz.text import axis_label, display_width
 
 Series = Mapping[str, Any]
 WordPoint = tuple[float, float]
@@ -68,7 +68,7 @@ def bars(
         drawn = axes.bar(positions, mean, thickness, label=name, yerr=error, capsize=2, **style)
         if digits is not None:
             axes.bar_label(drawn, fmt=f"%.{digits}f", fontsize=7, padding=1)
-    axes.set_xticks(range(len(names)), [visible(name) for name in names])
+    axes.set_xticks(range(len(names)), [axis_label(name) for name in names])
     axes.grid(False, axis="x")
     _finish(axes, category_axis, value_axis, title, len(series) > 1)
     return Picture(drawing, alt)
@@ -203,7 +203,7 @@ def scatter_words(
     _finish(axes, x_axis, y_axis, title, len(kinds) > 1)
     drawing.draw_without_rendering()
     for name, place, offset in zip(names, places, place_labels(axes, places, names), strict=True):
-        _annotate(axes, visible(name), place, offset)
+        _annotate(axes, axis_label(name), place, offset)
     return Picture(drawing, alt)
 
 
@@ -242,7 +242,7 @@ def place_labels(axes: Axes, places: FloatArray, labels: Sequence[str]) -> list[
     taken: list[FloatArray] = []
     chosen: list[WordPoint] = []
     for anchor, text in zip(anchors, labels, strict=True):
-        size = np.array([4.6 * display_width(visible(text)), 9.0]) * scale
+        size = np.array([4.6 * display_width(axis_label(text)), 9.0]) * scale
         boxes = [_box(anchor, np.array(offset) * scale, size) for offset in _OFFSETS]
         others = np.vstack([marks, *taken])
         best = min(range(len(boxes)), key=lambda index: (_overlap(boxes[index], others), index))

@@ -24,6 +24,20 @@ def visible(text: str) -> str:
     return "".join(_visible_character(text, position) for position in range(len(text)))
 
 
+def axis_label(text: str) -> str:
+    """`visible`, but for the spaces between words of a label that is no token.
+
+    >>> axis_label("key 1"), axis_label(" the")
+    ('key 1', '·the')
+    """
+    inner = text.strip(" ")
+    if not inner:
+        return visible(text)
+    before, after = text[: text.index(inner)], text[text.index(inner) + len(inner) :]
+    words = " ".join(visible(word) if word else "" for word in inner.split(" "))
+    return "·" * len(before) + words + "·" * len(after)
+
+
 def _visible_character(text: str, position: int) -> str:
     character = text[position]
     if character in _SYMBOLS:

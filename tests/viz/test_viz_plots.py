@@ -157,7 +157,7 @@ def test_every_word_gets_a_label_and_crowded_labels_are_moved_apart() -> None:
     places = np.array([[0.0, 0.0], [0.02, 0.0], [0.0, 0.02], [1.0, 1.0], [0.02, 0.02]])
     names = ["river", "bank", "银行", "far away", "money"]
     picture = scatter_words(places, names, alt=ALT, x_axis="component 1", y_axis="component 2")
-    assert texts(picture) == ["river", "bank", "银行", "far·away", "money"]
+    assert texts(picture) == ["river", "bank", "银行", "far away", "money"]
     _, axes = figure()
     axes.scatter(places[:, 0], places[:, 1])
     offsets = place_labels(axes, places, names)
