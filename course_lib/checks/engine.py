@@ -55,7 +55,7 @@ class Verdict:
     def sentences(self) -> list[str]:
         """What to tell the learner, most helpful first."""
         if self.passed:
-            return [sentence("passed", cases=self.cases)]
+            return [sentence("passed" if self.cases > 1 else "passed_one", cases=self.cases)]
         lines = []
         if self.misconception and self.advice:
             lines += [sentence("misconception", name=self.misconception), self.advice]
@@ -172,7 +172,8 @@ def _judge(
     if _not_started(actual):
         return Finding(case.name, "not_started", sentence("not_started"))
     if actual.type_name == "ForbiddenCall":
-        return Finding(case.name, "forbidden", sentence("forbidden", name=actual.message))
+        name = re.sub(r"^aten::(\w+)$", r"torch's `\1`", actual.message)
+        return Finding(case.name, "forbidden", sentence("forbidden", name=name))
     if actual.type_name == "TimeLimitReached":
         return Finding(case.name, "timeout", sentence("timeout", case=case.name, seconds=exercise.seconds))
     if actual.type_name in ("MemoryError", "OutOfMemoryError") or "can't allocate memory" in actual.message:

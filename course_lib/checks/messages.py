@@ -7,6 +7,7 @@ from __future__ import annotations
 
 SENTENCES: dict[str, str] = {
     "passed": "All {cases} cases passed.",
+    "passed_one": "The case passed.",
     "not_started": "Not started yet: the answer cell still raises NotImplementedError.",
     "raised": "On {case}, your code raised {type}: {message}",
     "raised_at": "On {case}, your code raised {type} at `{source}`: {message}",

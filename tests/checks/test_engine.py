@@ -292,6 +292,11 @@ def test_the_verdict_names_what_was_forbidden() -> None:
     assert evaluate(exercise, lambda x: x - x.sum(-1, keepdim=True) / x.shape[-1]).passed
 
 
+def test_a_forbidden_operator_is_named_as_a_person_would() -> None:
+    verdict = evaluate(replace(TINY, forbidden=("aten::mean",)), centre)
+    assert verdict.sentences()[0].startswith("torch's `mean` may not be used in this exercise.")
+
+
 def test_an_unknown_exercise_is_answered_with_near_names() -> None:
     with pytest.raises(UnknownExercise, match="Did you mean 'attention/sdpa'") as caught:
         get("attention/sdp")
