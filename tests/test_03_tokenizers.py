@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import importlib
 import math
+import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice, pairwise
 
 import numpy as np
@@ -18,6 +19,7 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from course_lib.checks.engine import evaluate
 from course_lib.data import story_world
 from course_lib.data.stdlib_text import reference_prose
 from course_lib.tokenizers import (
@@ -224,3 +226,75 @@ def test_every_merge_asked_of_train_bpe_makes_a_new_token(seed: int) -> None:
     for case in EXERCISES["train_bpe"].cases(np.random.default_rng(seed)):
         merges = train_bpe_slow(case["chunk_counts"], case["num_new_tokens"])
         assert len({left + right for left, right in merges}) == len(merges) <= case["num_new_tokens"]
+
+
+def _without_double_words(words: list[tuple[list[str], int]]) -> object:
+    pair, merged = EXERCISES["bpe_step"].reference(words)
+    return pair, [(list(pieces), count) for pieces, count in {tuple(p): n for p, n in merged}.items()]
+
+
+def _never_a_single_pair(words: list[tuple[list[str], int]]) -> object:
+    counts = Counter(pair for pieces, count in words for pair in pairwise(pieces) for _ in range(count))
+    return EXERCISES["bpe_step"].reference(words) if max(counts.values(), default=0) > 1 else (None, words)
+
+
+def _merged_until_nothing_is_left(words: list[tuple[list[str], int]]) -> object:
+    pair, merged = EXERCISES["bpe_step"].reference(words)
+    return (pair, merged) if pair is None else (pair, [(_twice(p, "".join(pair)), n) for p, n in merged])
+
+
+def _twice(pieces: list[str], token: str) -> list[str]:
+    result: list[str] = []
+    for piece in pieces:
+        if result and result[-1] == piece == token:
+            result[-1] += piece
+        else:
+            result.append(piece)
+    return result
+
+
+def _at_most_five_letters(word: str, scores: dict[str, float], unknown_score: float) -> object:
+    short = {piece: score for piece, score in scores.items() if len(piece) <= 5}
+    return EXERCISES["best_cut"].reference(word, short, unknown_score)
+
+
+NEARLY_RIGHT = {
+    "equal words become one": ("bpe_step", _without_double_words),
+    "a pair that occurs once is no pair": ("bpe_step", _never_a_single_pair),
+    "the new token is merged with itself": ("bpe_step", _merged_until_nothing_is_left),
+    "spaces at the ends are lost": (
+        "encode_bpe",
+        lambda text, merges: EXERCISES["encode_bpe"].reference(text.strip(), merges),
+    ),
+    "capitals are lost": (
+        "encode_bpe",
+        lambda text, merges: EXERCISES["encode_bpe"].reference(text.lower(), merges),
+    ),
+    "accents are composed": (
+        "encode_bpe",
+        lambda text, merges: EXERCISES["encode_bpe"].reference(unicodedata.normalize("NFC", text), merges),
+    ),
+    "a word is lowered": (
+        "encode_wordpiece",
+        lambda word, vocab: EXERCISES["encode_wordpiece"].reference(word.lower(), vocab),
+    ),
+    "a # is dropped": (
+        "encode_wordpiece",
+        lambda word, vocab: EXERCISES["encode_wordpiece"].reference(word.replace("#", ""), vocab),
+    ),
+    "pieces of more than twelve letters are not tried": (
+        "encode_wordpiece",
+        lambda word, vocab: EXERCISES["encode_wordpiece"].reference(word, {p for p in vocab if len(p) < 13}),
+    ),
+    "pieces of more than five letters are not tried": ("best_cut", _at_most_five_letters),
+}
+
+
+@pytest.mark.parametrize(("exercise", "answer"), NEARLY_RIGHT.values(), ids=list(NEARLY_RIGHT))
+@pytest.mark.parametrize("seed", range(3))
+def test_an_answer_that_is_nearly_right_is_rejected_and_not_misnamed(
+    exercise: str, answer: Callable[..., object], seed: int
+) -> None:
+    verdict = evaluate(EXERCISES[exercise], answer, seed=seed)
+    assert verdict.status == "failed"
+    assert verdict.misconception is None, verdict.misconception

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from itertools import combinations, pairwise
 from typing import Any
 
@@ -83,6 +83,17 @@ def _merge_as_text(pieces: Sequence[str], pair: tuple[str, str]) -> list[str]:
     return " ".join(pieces).replace(" ".join(pair), "".join(pair)).split(" ")
 
 
+def _merge_by_spelling(pieces: Sequence[str], pair: tuple[str, str]) -> list[str]:
+    """Any two neighbours that make the same text as the pair are joined."""
+    result: list[str] = []
+    rest = list(pieces)
+    while rest:
+        width = 2 if len(rest) > 1 and rest[0] + rest[1] == "".join(pair) else 1
+        result.append("".join(rest[:width]))
+        del rest[:width]
+    return result
+
+
 # --- tokenizers/bpe_step -----------------------------------------------------------------------
 
 Words = list[tuple[list[str], int]]
@@ -96,10 +107,15 @@ def bpe_step_cases(rng: np.random.Generator) -> Iterator[Case]:
     random = [(list(word), int(rng.integers(1, 30))) for word in _random_words(rng, a + b + c, 8, 6)]
     table: list[tuple[str, Words, bool]] = [
         ("one frequent word among rare ones", [([a, b], 1), ([a, b, c], 1), ([d, e], n)], False),
-        ("a letter three times in a row", [([a, a, a], 2 * n), ([b, c], 3 * n)], False),
+        ("a letter many times in a row", [([a] * 3, 2 * n), ([a] * 4, 1), ([b, c], 3 * n)], False),
         ("a pair that comes twice in a word", [([a, b, c, a, b, d], n)], False),
-        ("two pairs that are equally frequent", [([d, e], n), ([a, b], n), ([c], 1)], False),
+        ("three pairs that are equally frequent", [([b, c], n), ([d, e], n), ([a, b], n)], False),
         ("a piece that ends like the pair begins", [([a, b], n), ([c + a, b], 1), ([c, a + b], 1)], False),
+        ("a tie of pieces that are not letters", [([a + b, c], n), ([a, b + d], n)], True),
+        ("two pairs that spell the same", [([a + b, c], n), ([a, b + c], n), ([d, e], n + 1)], True),
+        ("neighbours that spell the pair", [([a + b, c], n), ([a, b + c], 1)], True),
+        ("two words with the same pieces", [([a, b, c], n), ([d, a, b], 1), ([a, b, c], 2)], True),
+        ("a pair that occurs once", [([a], n), ([b, c], 1)], True),
         ("a frequent word of one letter", [([a], 3 * n), ([b, c], n)], True),
         ("random words", random, True),
         ("emoji and Chinese", [(["👍", "苹", "果"], n), (["苹", "果"], 2)], True),
@@ -143,15 +159,27 @@ def _step(
     *,
     count: Callable[[Words], Counter[tuple[str, str]]] = _count_weighted,
     merge: Merge = _merge,
-    first_seen: bool = False,
+    choose: Callable[[list[tuple[str, str]]], tuple[str, str]] = min,
 ) -> StepResult:
     counts = count(words)
     if not counts:
         return None, words
     best = max(counts.values())
     tied = [pair for pair, number in counts.items() if number == best]
-    pair = tied[0] if first_seen else min(tied)
+    pair = choose(tied)
     return pair, [(merge(pieces, pair), number) for pieces, number in words]
+
+
+def _step_by_spelling(words: Words) -> StepResult:
+    """Pairs are counted and found by the text that they make."""
+    counts: Counter[str] = Counter()
+    for (left, right), number in _count_weighted(words).items():
+        counts[left + right] += number
+    if not counts:
+        return None, words
+    text = min(counts, key=lambda text: (-counts[text], text))
+    pair = next(pair for pair in _count_weighted(words) if "".join(pair) == text)
+    return pair, [(_merge(pieces, pair), number) for pieces, number in words]
 
 
 def _step_by_sorting(words: Words) -> StepResult:
@@ -233,9 +261,32 @@ BPE_STEP = Exercise(
         ),
         Misconception(
             "the tie went to the pair seen first",
-            lambda words: _step(words, first_seen=True),
+            lambda words: _step(words, choose=lambda tied: tied[0]),
             "Of pairs that are equally frequent the statement asks for the smaller one, as Python compares tuples. "
             "`max` on a Counter gives the one that was seen first.",
+        ),
+        Misconception(
+            "the tie went to the largest pair",
+            lambda words: _step(words, choose=max),
+            "Largest count, but *smallest* pair: `max` by `(count, pair)` turns the second half round, too. Take "
+            "the minimum by `(-count, pair)`.",
+        ),
+        Misconception(
+            "the tie was decided by the joined text",
+            lambda words: _step(words, choose=lambda tied: min(tied, key="".join)),
+            "Tuples are compared part by part: ('a', 'bd') comes before ('ab', 'c'), although 'abc' comes before "
+            "'abd'. Compare the pairs, not the text that they make.",
+        ),
+        Misconception(
+            "pairs that spell the same were counted as one",
+            _step_by_spelling,
+            "(ab, c) and (a, bc) both spell abc, but they are two different pairs. Count by the tuple of the two "
+            "pieces, not by the joined text.",
+        ),
+        Misconception(
+            "neighbours that spell the same were merged, too",
+            lambda words: _step(words, merge=_merge_by_spelling),
+            "(ab, c) and (a, bc) both spell abc, but only one of them is the pair. Compare each of the two pieces.",
         ),
     ),
     hints=(
@@ -265,9 +316,13 @@ def train_bpe_cases(rng: np.random.Generator) -> Iterator[Case]:
         ("a rare pair in many words", {a + b: 1, a + b + c: 1, a + b + d: 1, d + e: 4 * n}, 2, False),
         ("two letters that tie with two others", {d + e: n, a + b: n, c: 1}, 2, False),
         ("a learned token that ties with a letter", {b + c + a: n, d + a: n, b + c: n}, 3, False),
+        ("two pairs, the older right part in the second", {b + c: n, a + d: n}, 1, False),
+        ("a right part that was learned", {c + d: 5 * n, a + c + d: n, a + e: n}, 3, False),
+        ("a pair that comes twice in a chunk", {a + b + c + a + b: 3 * n, d + e: 5 * n}, 3, False),
         ("a letter many times in a row", {a * 3: 2 * n, b + c: 3 * n}, 3, False),
         ("a run of seven letters", {a * 7: n, b + c: 2 * n}, 5, True),
         ("fewer pairs than asked for", {a + b: n, c: 2}, 5, False),
+        ("chunks that occur once", {a + b + c: 1, d + b: 1}, 3, True),
         (
             "a token that ends like a pair begins",
             {c + a: 9 * n, a + b: 7 * n, c + a + b: 6 * n, c + a + d: n},
@@ -289,6 +344,9 @@ TIES: dict[str, Tie] = {
     "alphabet": lambda pair, age, seen: pair,
     "seen": lambda pair, age, seen: seen,
     "last": lambda pair, age, seen: -seen,
+    "right": lambda pair, age, seen: (age[pair[1]], age[pair[0]]),
+    "left": lambda pair, age, seen: (age[pair[0]], seen),
+    "youngest": lambda pair, age, seen: (-age[pair[0]], -age[pair[1]]),
 }
 
 
@@ -299,23 +357,24 @@ def _train(
     count: Callable[[Words], Counter[tuple[str, str]]] = _count_weighted,
     merge: Merge = _merge,
     tie: str = "age",
-    stops: bool = True,
+    order: Callable[[str], Iterable[str]] = lambda text: sorted(set(text)),
+    at_least: int = 1,
+    extreme: Callable[..., int] | None = None,
 ) -> Merges:
     words: Words = [(list(chunk), number) for chunk, number in chunk_counts.items()]
-    letters = sorted({letter for chunk in chunk_counts for letter in chunk})
-    age = {letter: index for index, letter in enumerate(letters)}
+    age = {letter: index for index, letter in enumerate(order("".join(chunk_counts)))}
     merges: Merges = []
     while len(merges) < num_new_tokens:
-        counts = count(words)
-        if not counts and stops:
+        counts = Counter({pair: number for pair, number in count(words).items() if number >= at_least})
+        if not counts and extreme is None:
             break
         seen = {pair: index for index, pair in enumerate(counts)}
-        # `max` of nothing is the ValueError of those who forget that pairs run out.
-        most = max(counts.values())
+        # Of nothing, `min` and `max` are the ValueError of those who forget that pairs run out.
+        most = max(counts.values()) if counts or extreme is None else extreme(())
         tied = [pair for pair, number in counts.items() if number == most]
         best = min(tied, key=lambda pair: TIES[tie](pair, age, seen[pair]))
         merges.append(best)
-        age.setdefault(best[0] + best[1], len(age))
+        age[best[0] + best[1]] = len(age)
         words = [(merge(pieces, best), number) for pieces, number in words]
     return merges
 
@@ -419,10 +478,58 @@ TRAIN_BPE = Exercise(
             "every letter, however it is spelled: keep the age of each token in a dictionary.",
         ),
         Misconception(
+            "the right part decided the tie first",
+            lambda chunks, n: _train(chunks, n, tie="right"),
+            "The age of the *left* part is compared first, and that of the right part only where the left parts "
+            "are the same.",
+        ),
+        Misconception(
+            "only the left part decided the tie",
+            lambda chunks, n: _train(chunks, n, tie="left"),
+            "Two pairs can share their left part. Then the one whose *right* part is older wins.",
+        ),
+        Misconception(
+            "the younger part won the tie",
+            lambda chunks, n: _train(chunks, n, tie="youngest"),
+            "Old parts come first: the smaller age wins, and of two letters the one that `sorted` puts first.",
+        ),
+        Misconception(
+            "letters are as old as their first appearance",
+            lambda chunks, n: _train(chunks, n, order=dict.fromkeys),
+            "Among letters the order is that of `sorted`, not the order in which the chunks happen to show them.",
+        ),
+        Misconception(
+            "pairs that occur once were left out",
+            lambda chunks, n: _train(chunks, n, at_least=2),
+            "The statement has no least count: as long as there is a pair, the most frequent one is merged, even "
+            "if it occurs once.",
+        ),
+        Misconception(
+            "only the first occurrence in each chunk was merged",
+            lambda chunks, n: _train(chunks, n, merge=_merge_first_only),
+            "The pair is merged wherever it stands in the chunk, not only where it is found first.",
+        ),
+        Misconception(
+            "the merge starts from the right",
+            lambda chunks, n: _train(chunks, n, merge=_merge_from_the_right),
+            "Merges go from left to right: a a a becomes aa a, not a aa.",
+        ),
+        Misconception(
+            "the number of merges was taken for the size of the vocabulary",
+            lambda chunks, n: _train(chunks, max(0, n - len(set("".join(chunks))))),
+            "`num_new_tokens` counts the merges; the letters, with which the vocabulary begins, come on top.",
+        ),
+        Misconception(
             "the end of the pairs was not expected",
-            lambda chunks, n: _train(chunks, n, stops=False),
-            "When every chunk has become one token there is no pair left, and `max` or `min` of nothing is an "
-            "error. Stop then, and return the merges that you have.",
+            lambda chunks, n: _train(chunks, n, extreme=min),
+            "When every chunk has become one token there is no pair left, and `min` of nothing is an error. Stop "
+            "then, and return the merges that you have.",
+        ),
+        Misconception(
+            "the end of the pairs was not expected, and `max` had nothing to choose from",
+            lambda chunks, n: _train(chunks, n, extreme=max),
+            "When every chunk has become one token there is no pair left, and `max` of nothing is an error. Stop "
+            "then, and return the merges that you have.",
         ),
     ),
     hints=(
@@ -464,6 +571,8 @@ def encode_bpe_cases(rng: np.random.Generator) -> Iterator[Case]:
         ("accents and Chinese", ["é", "苹果"], [("Ã", "©"), *apple], False),
         ("characters without merges", ["naïve", "果", "👍"], [(a, b)], True),
         ("an emoji whose bytes have merges", ["👍👍"], [("ð", "\x9f"), ("\x91", "\x8d")], True),
+        ("spaces within and at the end", [f"{a} {b}", f" {a}  "], [(a, " "), (" ", " "), (" ", b)], True),
+        ("a capital and an accent by itself", [a.upper() + b, "e\u0301"], [(a, b), ("Ì", "\x81")], True),
         ("learned merges", texts, learned, True),
         ("nothing at all", [""], [(a, b)], True),
         ("one letter, and no merges", [a], [], True),
@@ -557,6 +666,29 @@ def _encode_in_one_pass(text: str, merges: ByteMerges) -> list[bytes]:
     return result
 
 
+def _encode_by_spelling(text: str, merges: ByteMerges) -> list[bytes]:
+    """The rank belongs to the joined token, whatever its two halves are."""
+    rank = {left + right: index for index, (left, right) in reversed(list(enumerate(merges)))}
+    tokens = _single_bytes(text)
+    while True:
+        candidates = [pair for pair in pairwise(tokens) if pair[0] + pair[1] in rank]
+        if not candidates:
+            return tokens
+        tokens = _merge(tokens, min(candidates, key=lambda pair: rank[pair[0] + pair[1]]))
+
+
+def _encode_once(text: str, merges: ByteMerges) -> list[bytes]:
+    tokens = _single_bytes(text)
+    pair = next((pair for pair in merges if pair in pairwise(tokens)), None)
+    return tokens if pair is None else _merge(tokens, pair)
+
+
+def _encode_words(text: str, merges: ByteMerges) -> list[bytes]:
+    """Cut before each space first, as the tokenizer does before it encodes a chunk."""
+    starts = [0, *(i for i in range(1, len(text)) if text[i] == " "), len(text)]
+    return [token for start, end in pairwise(starts) for token in _encode(text[start:end], merges)]
+
+
 ENCODE_BPE = Exercise(
     id="tokenizers/encode_bpe",
     title="Encode with learned merges",
@@ -609,6 +741,36 @@ ENCODE_BPE = Exercise(
             lambda text, merges: _encode(text, merges, merge=_merge_from_the_right),
             "Of overlapping places the left one is merged: a a a becomes aa a.",
         ),
+        Misconception(
+            "two neighbours were merged because together they spell a token",
+            _encode_by_spelling,
+            "`merges` holds pairs. That two neighbours spell a learned token does not mean that this pair was ever "
+            "merged: look up the pair, not the joined bytes.",
+        ),
+        Misconception(
+            "only one pair was merged",
+            _encode_once,
+            "One merge is not enough. Look at the new tokens again, and go on until no pair of neighbours is in "
+            "`merges`.",
+        ),
+        Misconception(
+            "the text was cut at spaces first",
+            _encode_words,
+            "The text is one chunk: it was cut before it came here. A space is a byte like any other, and a merge "
+            "may hold it on either side.",
+        ),
+        Misconception(
+            "the tokens are letters of a string",
+            lambda text, merges: list(text),
+            "`list(text)` gives strings, and no pair of strings is in `merges`, which hold bytes. Start from "
+            "`text.encode('utf-8')`.",
+        ),
+        Misconception(
+            "the tokens are integers",
+            lambda text, merges: list(text.encode("utf-8")),
+            "Going through bytes gives integers, and no pair of integers is in `merges`. Make a token of each: "
+            "`bytes([byte])`.",
+        ),
     ),
     hints=(
         "Start with one token for each byte of `text.encode('utf-8')`. Which pairs of neighbours may be merged now, "
@@ -635,6 +797,7 @@ def encode_wordpiece_cases(rng: np.random.Generator) -> Iterator[Case]:
         word if rng.random() < 0.4 else f"##{word}" for word in _random_words(rng, a + b + c + d, 30, 4)
     }
     words = _random_words(rng, a + b + c + d, 12, 9)
+    signs = [*letters, "###", b * 5, b * 30]
     table: list[tuple[str, list[str], list[str], bool]] = [
         ("a word of two pieces", [a + b + c + d], [*letters, a + b, f"##{c}{d}"], False),
         (
@@ -647,10 +810,17 @@ def encode_wordpiece_cases(rng: np.random.Generator) -> Iterator[Case]:
         ("a piece that only fits inside", [a + b, b + a], [a, b, f"##{a}{b}", f"##{b}"], False),
         ("a letter that is not in the vocabulary", [a + b + e + a, e + a, a + e], [*letters, a + b], False),
         ("another cut that would fit", [a + b + c + d], [a + b, a + b + c, f"##{c}{d}"], False),
+        ("a long piece whose beginning is no piece", [a + b + c], [*letters, a + b + c], False),
         ("the same piece twice", [a + b + a + b + a + b], [*letters, a + b, f"##{a}{b}"], True),
         ("random pieces", words, sorted({*letters, *random}), True),
         ("Chinese and emoji", ["苹果", "果苹", "👍", "a👍"], ["苹", "##果", "果", "a"], True),
-        ("a word of 100 letters and one of 101", [a * 100, a * 101], [a, f"##{a}"], True),
+        ("a capital, a # and a piece of 30 letters", [a.upper() + b, a + "#", b * 31], signs, True),
+        (
+            "words of 100 and of 101 characters",
+            ["苹" * 100, a * 100, a * 101],
+            [a, f"##{a}", "苹", "##苹"],
+            True,
+        ),
         ("nothing at all", [""], letters, True),
     ]
     for name, given, vocab, hidden in table:
@@ -728,6 +898,27 @@ def _wordpiece_from_the_right(word: str, vocab: Set[str]) -> list[str]:
         pieces.insert(0, marked[start])
         end = start
     return pieces if len(word) <= LONGEST_WORD else [UNKNOWN]
+
+
+def _wordpiece_while_it_fits(word: str, vocab: Set[str]) -> list[str]:
+    """Letter is added to letter, up to the first piece that is not in the vocabulary."""
+    pieces: list[str] = []
+    start = 0
+    while start < len(word) <= LONGEST_WORD:
+        mark = "##" if start else ""
+        end = start
+        while end < len(word) and mark + word[start : end + 1] in vocab:
+            end += 1
+        if end == start:
+            return [UNKNOWN]
+        pieces.append(mark + word[start:end])
+        start = end
+    return pieces if len(word) <= LONGEST_WORD else [UNKNOWN]
+
+
+def _wordpiece_marked_afterwards(word: str, vocab: Set[str]) -> list[str]:
+    pieces = _wordpiece(word, vocab, look_up=lambda part, start: part)
+    return pieces if pieces == [UNKNOWN] else [*pieces[:1], *(f"##{piece}" for piece in pieces[1:])]
 
 
 def _wordpiece_with_retreat(word: str, vocab: Set[str]) -> list[str]:
@@ -813,6 +1004,30 @@ ENCODE_WORDPIECE = Exercise(
             lambda word, vocab: _wordpiece(word, vocab, longest=math.inf),
             "A word of more than 100 characters is `[UNK]` at once, as in BERT's code.",
         ),
+        Misconception(
+            "a word of 100 characters was too long",
+            lambda word, vocab: _wordpiece(word, vocab, longest=LONGEST_WORD - 1),
+            "*More* than 100 characters are too many. A word of exactly 100 is cut like any other.",
+        ),
+        Misconception(
+            "the length was measured in bytes",
+            lambda word, vocab: (
+                _wordpiece(word, vocab) if len(word.encode("utf-8")) <= LONGEST_WORD else [UNKNOWN]
+            ),
+            "The limit is 100 *characters*, `len(word)`. A Chinese character is three bytes and counts once.",
+        ),
+        Misconception(
+            "the search ended at the first piece that does not fit",
+            _wordpiece_while_it_fits,
+            "A long piece can be in the vocabulary though its beginning is not. Try every length, the longest "
+            "first; do not stop growing at the first gap.",
+        ),
+        Misconception(
+            "pieces inside the word got their ## after the search",
+            _wordpiece_marked_afterwards,
+            "`able` and `##able` are two pieces. Put the `##` before the part *before* you look it up; otherwise "
+            "you return pieces that are not in the vocabulary.",
+        ),
     ),
     hints=(
         "Keep `start`, where the next piece begins. Which ends do you try for it, and in which order?",
@@ -838,12 +1053,23 @@ def best_cut_cases(rng: np.random.Generator) -> Iterator[Case]:
     random = {piece: -1.0 - 3.0 * len(piece) ** 0.5 - 0.5 * float(rng.random()) for piece in pieces}
     words = _words_without_ties(rng, a + b + c, random, 3)
     unknown = {a: -3.0, b: -3.1, a + b: -5.0, a + b + d: -9.0}
+    halves = {a: -1.0, b: -9.0, c: -9.5, d: -1.0, a + b: -5.0, c + d: -5.5}
     table: list[tuple[str, str, dict[str, float], bool]] = [
+        ("two likely ends against two even halves", a + b + c + d, halves, False),
         ("two middling pieces against a long one", a + b + c + d, greedy, False),
         ("three likely letters against one rare word", a + b + c, short, False),
         ("one likely word against its letters", a + b + c, long, False),
         ("a character that is no piece", a + b + e + a, unknown, False),
+        ("a known character that is less likely than an unknown one", a + b, {a: -40.0, b: -3.0}, False),
+        ("an unknown character against an unlikely piece", a + c, {a: -3.0, a + c: -60.0}, False),
         ("nothing but unknown characters", e + c, unknown, True),
+        ("twelve unknown characters", (e + c) * 6, unknown, True),
+        (
+            "a piece of twelve letters",
+            (a + b) * 6,
+            {a: -3.0, b: -3.5, (a + b) * 2: -10.0, (a + b) * 6: -20.0},
+            True,
+        ),
         *((f"a random word, number {number}", word, random, True) for number, word in enumerate(words, 1)),
         ("Chinese and an emoji", "苹果👍", {"苹": -4.0, "果": -5.0, "苹果": -6.0}, True),
         ("one letter", a, unknown, True),
@@ -946,6 +1172,75 @@ def _best_of_all(word: str, scores: Mapping[str, float], unknown_score: float) -
     return best, total
 
 
+def _likeliest_next_piece(word: str, scores: Mapping[str, float], unknown_score: float) -> Cut:
+    """From the left, the piece with the best score of its own."""
+    pieces: list[str] = []
+    start, total = 0, 0.0
+    while start < len(word):
+        options = [
+            (score, end)
+            for (at, end), score in _all_pieces(word, scores, unknown_score).items()
+            if at == start
+        ]
+        score, end = max(options)
+        pieces.append(word[start:end])
+        start, total = end, total + score
+    return pieces, total
+
+
+def _likeliest_last_piece(word: str, scores: Mapping[str, float], unknown_score: float) -> Cut:
+    """At each position the last piece with the best score of its own; what came before does not count."""
+    places = _all_pieces(word, scores, unknown_score)
+    pieces: list[str] = []
+    end, total = len(word), 0.0
+    while end:
+        score, earlier = max((score, -start) for (start, at), score in places.items() if at == end)
+        pieces.insert(0, word[-earlier:end])
+        end, total = -earlier, total + score
+    return pieces, total
+
+
+def _unknown_of_any_length(word: str, scores: Mapping[str, float], unknown_score: float) -> Cut:
+    parts = {word[start:end] for start, end in combinations(range(len(word) + 1), 2)}
+    return _viterbi(word, {**dict.fromkeys(parts, unknown_score), **scores}, unknown_score)
+
+
+def _unknown_where_better(word: str, scores: Mapping[str, float], unknown_score: float) -> Cut:
+    letters = {letter: max(scores.get(letter, unknown_score), unknown_score) for letter in word}
+    return _viterbi(word, {**scores, **letters}, unknown_score)
+
+
+def _unknown_where_stuck(word: str, scores: Mapping[str, float], unknown_score: float) -> Cut:
+    """An unknown character ends only where no piece does."""
+    best: list[Cut] = [([], 0.0)]
+    for end in range(1, len(word) + 1):
+        options = [
+            (best[start][1] + scores[word[start:end]], start)
+            for start in range(end)
+            if word[start:end] in scores
+        ]
+        total, start = max(options, default=(best[end - 1][1] + unknown_score, end - 1))
+        best.append(([*best[start][0], word[start:end]], total))
+    return best[-1]
+
+
+def _unknown_joined(word: str, scores: Mapping[str, float], unknown_score: float) -> Cut:
+    pieces, total = _viterbi(word, scores, unknown_score)
+    result: list[str] = []
+    for before, piece in pairwise(["", *pieces]):
+        if result and before not in scores and piece not in scores:
+            result[-1] += piece
+        else:
+            result.append(piece)
+    return result, total
+
+
+def _unknown_left_out(word: str, scores: Mapping[str, float], unknown_score: float) -> Cut:
+    """No way past an unknown character: what lies behind it keeps minus infinity."""
+    pieces, total = _viterbi(word, scores, -1e9)
+    return (pieces, total) if total > -1e8 else ([word], -math.inf)
+
+
 def _greedy_cut(word: str, scores: Mapping[str, float], unknown_score: float) -> Cut:
     pieces: list[str] = []
     start, total = 0, 0.0
@@ -1029,6 +1324,57 @@ BEST_CUT = Exercise(
             "That is WordPiece's rule. Here a single character that is not in `scores` is a piece of its own with "
             "the score `unknown_score`, and the rest of the word is cut as usual.",
         ),
+        Misconception(
+            "the likeliest next piece was taken from the left",
+            _likeliest_next_piece,
+            "The best piece now may leave only poor pieces for the rest. Keep, for *every* position in the word, "
+            "the best cut that ends there, and decide at the end.",
+        ),
+        Misconception(
+            "only the last piece was compared, not the sum",
+            _likeliest_last_piece,
+            "The best way to a position is the best *sum*: the score of what comes before the last piece plus the "
+            "score of that piece.",
+        ),
+        Misconception(
+            "the scores began at 0",
+            lambda word, scores, unknown_score: ([word] if word else [], 0.0),
+            "All sums are negative, so none is ever larger than 0, and no cut is taken. Only position 0 has the "
+            "score 0; the others start at minus infinity.",
+        ),
+        Misconception(
+            "any part of the word could be an unknown piece",
+            _unknown_of_any_length,
+            "`scores.get(piece, unknown_score)` lets a part of any length pass. Only a *single* character may be "
+            "unknown; a longer part that is not in `scores` is no piece.",
+        ),
+        Misconception(
+            "a known character was taken for an unknown one",
+            _unknown_where_better,
+            "A character that is in `scores` has its own score, even where `unknown_score` is larger.",
+        ),
+        Misconception(
+            "an unknown character was tried only where no piece fits",
+            _unknown_where_stuck,
+            "An unknown character is a piece like any other, with the score `unknown_score`. It is compared with "
+            "the other pieces that end there, and may win against an unlikely one.",
+        ),
+        Misconception(
+            "neighbouring unknown characters were joined",
+            _unknown_joined,
+            "Each unknown character is a piece of its own, as the statement says; its score was counted for each.",
+        ),
+        Misconception(
+            "there was no way past an unknown character",
+            _unknown_left_out,
+            "Only pieces in `scores` were tried, so nothing behind an unknown character could be reached. A single "
+            "character that is not in `scores` is a piece, too, with the score `unknown_score`.",
+        ),
+        Misconception(
+            "the score was turned back into a probability",
+            lambda *case: (_viterbi(*case)[0], math.exp(_viterbi(*case)[1])),
+            "The score of a cut is the sum of log-probabilities, a negative number. Leave `exp` out.",
+        ),
     ),
     hints=(
         "Suppose you knew the best cut of every beginning `word[:start]`. How do you find the best cut of "
@@ -1062,7 +1408,15 @@ def batch_cost_cases(rng: np.random.Generator) -> Iterator[Case]:
         ("English beside Chinese", [ids(3), ids(9)], ["an apple", "一个苹果"], [pad], "cpu", False),
         ("tensors on another device", uneven, texts, [start, end, pad], "meta", False),
         ("sequences of one length", [ids(4), ids(4)], ["two boats", "👍 船"], [], "cpu", True),
-        ("an empty sequence", [ids(5), []], ["苹果 and apple", ""], [pad], "cpu", True),
+        ("an empty sequence", [[], ids(5)], ["", "苹果 and apple"], [pad], "cpu", True),
+        (
+            "a padding token that is an ordinary one",
+            [[pad, *ids(3)], ids(2)],
+            ["a boat", "é"],
+            [end],
+            "cpu",
+            True,
+        ),
         ("one token", [ids(1)], ["é"], [pad, end], "cpu", True),
     ]
     for name, sequences, given, special, device, hidden in table:
@@ -1119,6 +1473,12 @@ def _batch(
         "wasted_attention": 1 - attention(lengths, longest) / len(rows),
     }
     return ids, (~mask if inverted else mask).to(device), report
+
+
+def _bytes_per_other_token(
+    sequences: list[list[int]], texts: list[str], pad_id: int, special: Set[int]
+) -> float:
+    return _bytes_per_token(sequences, texts, {*special, pad_id})
 
 
 def _batch_with_torch(
@@ -1224,6 +1584,40 @@ BATCH_COST = Exercise(
             lambda *case: _batch(*case, attention=lambda lengths, t: sum(lengths) / t),
             "Attention compares every position with every position: a row of n real tokens uses n · n of its t · t "
             "entries. The waste is 1 minus the share of those.",
+        ),
+        Misconception(
+            "only scores between two padding positions were counted as waste",
+            lambda *case: _batch(
+                *case, attention=lambda lengths, t: sum(1 - (1 - n / t) ** 2 for n in lengths)
+            ),
+            "A score is wasted if *at least one* of its two positions is padding. Of a row's t · t scores only "
+            "n · n are between two real tokens; all others are waste.",
+        ),
+        Misconception(
+            "the share that is of use was given as waste",
+            lambda *case: _batch(*case, attention=lambda lengths, t: sum(1 - (n / t) ** 2 for n in lengths)),
+            "Σn² / (b·t²) is the share of scores between two real tokens. The waste is 1 minus that.",
+        ),
+        Misconception(
+            "the mean length was squared",
+            lambda *case: _batch(
+                *case, attention=lambda lengths, t: len(lengths) * (sum(lengths) / len(lengths) / t) ** 2
+            ),
+            "The mean of squares is not the square of the mean: each row has its own n · n scores of use. Square "
+            "the lengths first, then add them.",
+        ),
+        Misconception(
+            "real tokens that look like padding were not counted",
+            lambda sequences, texts, pad_id, special_ids, device: _batch(
+                sequences,
+                texts,
+                pad_id,
+                special_ids,
+                device,
+                bytes_per_token=lambda s, t, special: _bytes_per_other_token(s, t, pad_id, special),
+            ),
+            "`pad_id` may stand for a real token, and then it counts unless it is in `special_ids`. The sequences "
+            "hold no padding yet: count their ids as they are.",
         ),
     ),
     hints=(

@@ -15,7 +15,7 @@ def bpe_step(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     returned = answer([(list(pieces), count) for pieces, count in case["words"]])
     if not isinstance(returned, tuple) or len(returned) != 2:
         return {"what you returned": returned}
-    return {"the pair": returned[0], "the list of merged words": returned[1]}
+    return {"the pair": returned[0], "the list merged": returned[1]}
 
 
 def train_bpe(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
