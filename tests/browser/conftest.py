@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,29 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-CHROMIUM = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-# Without these Chromium itself looks up hosts outside; what is left is what our pages ask for.
-QUIET = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Without a browser these tests skip on a person's machine, and fail in CI, which installs one."""
-    for item in items:
-        if "browser" in Path(str(item.fspath)).parts:
-            item.add_marker(pytest.mark.browser)
-            if CHROMIUM is None and not os.environ.get("CI"):
-                item.add_marker(pytest.mark.skipif(True, reason="no Chromium or Chrome on this machine"))
 
 
 @dataclass
@@ -98,20 +74,9 @@ class Browser:
 
 
 @pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    from playwright.sync_api import sync_playwright
-
-    assert CHROMIUM, "no Chromium: CI has to install one"
-    with sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            str(tmp_path_factory.mktemp("profile")),
-            executable_path=CHROMIUM,
-            headless=True,
-            args=QUIET,
-            viewport={"width": 1280, "height": 960},
-        )
-        outside: list[str] = []
-        own = ("http://127.0.0.1:", "ws://127.0.0.1:", "data:", "blob:", "about:")
-        context.on("request", lambda r: None if r.url.startswith(own) else outside.append(r.url))
-        yield Browser(context.pages[0] if context.pages else context.new_page(), outside)
-        context.close()
+def browser(chromium: Any) -> Browser:
+    context = chromium.new_context(viewport={"width": 1280, "height": 960})
+    outside: list[str] = []
+    own = ("http://127.0.0.1:", "ws://127.0.0.1:", "data:", "blob:", "about:")
+    context.on("request", lambda r: None if r.url.startswith(own) else outside.append(r.url))
+    return Browser(context.new_page(), outside)

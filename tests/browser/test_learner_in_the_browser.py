@@ -7,8 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import Browser, Lab
 from playwright.sync_api import Locator, Page, expect
+
+pytestmark = pytest.mark.browser
 
 KERNEL_IS_READY = """async () => {
     const open = () => window.jupyterapp?.shell?.currentWidget?.sessionContext;

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,13 +19,13 @@ from pathlib import Path
 
 import pytest
 from nbformat import v4
+from playwright.sync_api import Browser
 
 import course_lib.lab as lab
 from course_lib.lab import LabError
 from course_lib.workspace import Workspace, WorkspaceError
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="ends the server by POSIX signals")
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 # The command, on another course than the real one.
 PROGRAM = """
     import pathlib, sys
@@ -213,40 +212,33 @@ def test_a_newer_course_is_told_and_nothing_is_changed(
 
 
 @pytest.mark.browser
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+@pytest.mark.browser
 def test_the_notebook_opens_with_a_kernel_no_pop_up_and_no_request_outside(
-    running: Running, root: Path, tmp_path: Path
+    running: Running, root: Path, chromium: Browser
 ) -> None:
-    from playwright.sync_api import sync_playwright
-
     outside: list[str] = []
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch_persistent_context(
-            str(tmp_path / "profile"),
-            executable_path=BROWSER,
-            args=["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        )
-        page = chromium.pages[0] if chromium.pages else chromium.new_page()
-        local = (running.server, running.server.replace("http", "ws"), "data:", "blob:")
-        page.on("request", lambda r: None if r.url.startswith(local) else outside.append(r.url))
-        page.goto(running.address)
-        page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=60_000)
-        page.evaluate("""async () => {
-            const session = jupyterapp.shell.currentWidget.sessionContext; await session.ready;
-            while (session.session?.kernel?.status !== 'idle') await new Promise(r => setTimeout(r, 100));
-            await session.session.kernel.info; }""")
-        page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
-        page.locator(".jp-OutputArea-output", has_text="42").wait_for(timeout=60_000)
-        page.evaluate("jupyterapp.commands.execute('docmanager:save')")
-        saved = root / "work/notebooks/00_welcome.ipynb"
-        deadline = time.monotonic() + 20
-        while '"42\\n"' not in saved.read_text() and time.monotonic() < deadline:
-            page.wait_for_timeout(100)
-        assert page.locator(".jp-Dialog").count() == 0
-        assert page.locator(".Toastify__toast").count() == 0
-        menus = page.locator(".lm-MenuBar-itemLabel").all_inner_texts()
-        assert "Kernel" in menus and "Nbgrader" not in menus
-        chromium.close()
+    context = chromium.new_context()
+    page = context.new_page()
+    local = (running.server, running.server.replace("http", "ws"), "data:", "blob:")
+    page.on("request", lambda r: None if r.url.startswith(local) else outside.append(r.url))
+    page.goto(running.address)
+    page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=60_000)
+    page.evaluate("""async () => {
+        const session = jupyterapp.shell.currentWidget.sessionContext; await session.ready;
+        while (session.session?.kernel?.status !== 'idle') await new Promise(r => setTimeout(r, 100));
+        await session.session.kernel.info; }""")
+    page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
+    page.locator(".jp-OutputArea-output", has_text="42").wait_for(timeout=60_000)
+    page.evaluate("jupyterapp.commands.execute('docmanager:save')")
+    saved = root / "work/notebooks/00_welcome.ipynb"
+    deadline = time.monotonic() + 20
+    while '"42\\n"' not in saved.read_text() and time.monotonic() < deadline:
+        page.wait_for_timeout(100)
+    assert page.locator(".jp-Dialog").count() == 0
+    assert page.locator(".Toastify__toast").count() == 0
+    menus = page.locator(".lm-MenuBar-itemLabel").all_inner_texts()
+    assert "Kernel" in menus and "Nbgrader" not in menus
+    context.close()
     assert '"42\\n"' in saved.read_text()
     assert outside == []
     assert sorted(path.name for path in saved.parent.iterdir() if path.is_file()) == ["00_welcome.ipynb"]

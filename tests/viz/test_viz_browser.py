@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from course_lib.viz import AttentionExplorer, TokenizerExplorer
 from course_lib.viz.embedding import read_static
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed"),
-]
+pytestmark = pytest.mark.browser
 
 TOKENS = ["The", " bank", "银行", "<img src=x onerror=alert(1)>"]
 MASK = np.tril(np.ones((4, 4), dtype=bool))
@@ -40,18 +34,10 @@ class Letters:
         return [ord(letter) for letter in text]
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
-        yield opened
-        opened.close()
-
-
 @pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
+def page(chromium: Browser) -> Iterator[Page]:
     """A page whose requests, errors and dialogs are collected; there must be none of them."""
-    opened = browser.new_page()
+    opened = chromium.new_page()
     opened.set_default_timeout(5_000)
     seen: list[str] = []
     opened.on("request", lambda request: seen.append(request.url))
@@ -176,9 +162,9 @@ def test_two_explorers_in_one_page_do_not_disturb_each_other(page: Page, tmp_pat
     expect(page.locator(".course-spoken").nth(1)).to_contain_text("Hover a token")
 
 
-def test_without_scripts_the_tables_and_chips_are_there(browser: Browser, tmp_path: Path) -> None:
+def test_without_scripts_the_tables_and_chips_are_there(chromium: Browser, tmp_path: Path) -> None:
     explorers = AttentionExplorer(TOKENS, WEIGHTS, mask=MASK), TokenizerExplorer({"letters": Letters()}, "aB")
-    context = browser.new_context(java_script_enabled=False)
+    context = chromium.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(write_page(tmp_path, "".join(explorer.to_html() for explorer in explorers)))
     expect(page.locator("details[open] table")).to_have_count(3)
