@@ -34,7 +34,7 @@ def compare(
     for name, value in expected.items():
         if name not in actual:
             return Finding(case, "missing", sentence("missing", case=case, name=name))
-        if value is not None and actual[name] is None:
+        if value is not None and actual[name] is None and set(actual) <= {name, INPUTS}:
             return Finding(case, "nothing", sentence("nothing", case=case))
         if name == INPUTS and actual[name] != value:
             return Finding(case, "changed", sentence("changed", case=case))
@@ -137,9 +137,10 @@ def _list_difference(
 ) -> Finding | None:
     if not isinstance(actual, list):
         return _finding("type", case, name, actual=describe(actual), expected="a list or tuple")
-    if len(expected) <= 24 and _is_flat(expected) and _is_flat(actual):
+    if max(len(expected), len(actual)) <= 24 and _is_flat(expected) and _is_flat(actual):
         pairs = zip(expected, actual, strict=False)
-        if any(difference(want, got, tolerance, case, name) for want, got in pairs):
+        differs = any(difference(want, got, tolerance, case, name) for want, got in pairs)
+        if differs or len(expected) != len(actual):
             return _finding("scalar", case, name, actual=_shown(actual), expected=_shown(expected))
     if len(expected) != len(actual):
         return _finding("length", case, name, actual=len(actual), expected=len(expected))

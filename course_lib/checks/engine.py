@@ -19,7 +19,7 @@ from .limits import TimeLimitReached, time_limit
 from .messages import sentence
 from .probes import watched_inputs, were_changed
 from .trace import Trace, first_departure
-from .values import Raised, normalise
+from .values import Raised, equal, normalise
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,8 @@ def _run_probe(exercise: Exercise, answer: Any, case: Case) -> dict[str, Any]:
     own = Case(case.name, copy.deepcopy(dict(case.inputs)), case.hidden, case.device)
     with watched_inputs() as given:
         values = {name: normalise(value) for name, value in exercise.probe(answer, own).items()}
-        return values | {INPUTS: "changed" if were_changed(given) else "as they were"}
+        changed = were_changed(given) or not equal(own.inputs, case.inputs)
+        return values | {INPUTS: "changed" if changed else "as they were"}
 
 
 def _not_started(raised: Raised) -> bool:

@@ -17,12 +17,12 @@ SENTENCES: dict[str, str] = {
     "nothing": "On {case}, your function returned nothing. `print` shows a value; only `return` hands it "
     "back.",
     "returned": "On {case}, you returned {actual}; expected {expected}.",
-    "changed": "On {case}, your code changed its input in place. Make a new tensor instead: `x -= y` and "
-    "`x.add_(y)` write into `x`, `x - y` and `x + y` do not.",
+    "changed": "On {case}, your code changed its input in place. Make something new instead: `x -= y`, "
+    "`x.add_(y)` and `x.append(y)` write into `x`; `x - y`, `x + y` and `[*x, y]` do not.",
     "type": "On {case}, {name} is {actual}; expected {expected}.",
-    "device": "On {case}, {name} is on device '{actual}', the inputs are on '{expected}'. Create new tensors "
-    "on the device of the inputs: pass `device=` with the device of one of them.",
-    "dtype": "On {case}, {name} has dtype {actual}; expected {expected}, the dtype of the inputs.",
+    "device": "On {case}, {name} is on device '{actual}'; expected '{expected}'. A new tensor is made on "
+    "the CPU unless `device=` says where.",
+    "dtype": "On {case}, {name} has dtype {actual}; expected {expected}.",
     "shape": "On {case}, {name} has shape {actual}; expected {expected}.",
     "length": "On {case}, {name} has {actual} items; expected {expected}.",
     "nan": "On {case}, {name} has NaN at {where}; expected {expected}.",

@@ -66,6 +66,18 @@ def normalise(value: Any, depth: int = 0) -> Any:
     return Opaque(type(value).__name__)
 
 
+def equal(one: Any, other: Any) -> bool:
+    """Whether two inputs of a case are the same, arrays and nested structures included; NaN equals NaN."""
+    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+        same_kind = isinstance(one, np.ndarray) and isinstance(other, np.ndarray) and one.dtype == other.dtype
+        return same_kind and np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return list(one) == list(other) and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return type(one) is type(other) and bool(one == other)
+
+
 def _from_numpy(value: np.ndarray) -> Any:
     if value.size > MAX_ELEMENTS:
         return Opaque(f"an array of {value.size:,} elements")

@@ -129,7 +129,7 @@ def test_steps_of_numpy_code_are_found_among_its_locals() -> None:
         (lambda x: centre(x).double(), "has dtype float64; expected float32"),
         (lambda x: centre(x)[:, :1], "has shape (3, 1); expected (3, 3)"),
         (lambda x: centre(x) * float("nan"), "has NaN at [0, 0]"),
-        (lambda x: torch.empty_like(x, device="meta"), "is on device 'meta', the inputs are on 'cpu'"),
+        (lambda x: torch.empty_like(x, device="meta"), "is on device 'meta'; expected 'cpu'"),
         (lambda x: x @ torch.ones(7, 7), "raised RuntimeError at `(lambda x: x @ torch.ones(7, 7)"),
         (lambda x: x.no_such_thing, "raised AttributeError"),
     ],
@@ -187,6 +187,28 @@ def test_an_answer_that_changes_its_input_is_told_so() -> None:
 
     for answer in (by_operator, through_numpy):
         assert sentences(answer).startswith("On a square, your code changed its input in place.")
+
+
+def test_a_list_that_was_changed_is_an_input_changed_too() -> None:
+    def double(numbers: list[int]) -> list[int]:
+        return [2 * number for number in numbers]
+
+    def popping(numbers: list[int]) -> list[int]:
+        return [2 * numbers.pop(0) for _ in range(len(numbers))]
+
+    exercise = replace(
+        TINY,
+        cases=lambda rng: [Case("three numbers", {"numbers": [1, 2, 3]})],
+        probe=lambda answer, case: {"the result": answer(case["numbers"])},
+        reference=double,
+        misconceptions=(),
+        steps=None,
+    )
+    assert evaluate(exercise, double).passed
+    assert "changed its input in place" in evaluate(exercise, popping).sentences()[0]
+    one_short = evaluate(exercise, lambda numbers: [2, 4])
+    assert one_short.sentences()[0] == "On three numbers, the result is [2, 4]; expected [2, 4, 6]."
+    assert "returned nothing" in evaluate(exercise, lambda numbers: None).sentences()[0]
 
 
 def test_a_not_implemented_error_of_torchs_own_is_not_an_unstarted_answer() -> None:
