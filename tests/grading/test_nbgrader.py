@@ -12,10 +12,12 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from course_lib.checks.registry import exercises_of
+
 pytest.importorskip("nbgrader", reason="nbgrader is in the extra 'oracles'")
 
 ROOT = Path(__file__).resolve().parents[2]
-CHAPTER = "00_welcome"
+CHAPTERS = sorted(path.stem for path in (ROOT / "solutions").glob("*.ipynb"))
 CONFIGURATION = """
 c = get_config()
 c.CourseDirectory.course_id = "course"
@@ -56,14 +58,16 @@ def course(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("nbgrader")
     (folder / "nbgrader_config.py").write_text(CONFIGURATION)
     (folder / "source" / "one").mkdir(parents=True)
-    shutil.copy(ROOT / "solutions" / f"{CHAPTER}.ipynb", folder / "source" / "one")
+    for chapter in CHAPTERS:
+        shutil.copy(ROOT / "solutions" / f"{chapter}.ipynb", folder / "source" / "one")
     _nbgrader(folder, "-m", "nbgrader", "generate_assignment", "one", "--create")
     return folder
 
 
-def test_nbgraders_release_is_our_exercise_notebook(course: Path) -> None:
-    theirs = nbformat.read(course / "release" / "one" / f"{CHAPTER}.ipynb", as_version=4)
-    ours = nbformat.read(ROOT / "exercises" / f"{CHAPTER}.ipynb", as_version=4)
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_nbgraders_release_is_our_exercise_notebook(course: Path, chapter: str) -> None:
+    theirs = nbformat.read(course / "release" / "one" / f"{chapter}.ipynb", as_version=4)
+    ours = nbformat.read(ROOT / "exercises" / f"{chapter}.ipynb", as_version=4)
     assert [cell.source.strip() for cell in theirs.cells] == [cell.source.strip() for cell in ours.cells]
     for their, our in zip(theirs.cells, ours.cells, strict=True):
         if "nbgrader" in our.metadata:
@@ -75,8 +79,10 @@ def test_autograde_gives_the_solution_full_marks_and_the_starter_none(course: Pa
     for student, source in (("solver", ROOT / "solutions"), ("starter", course / "release" / "one")):
         folder = course / "submitted" / student / "one"
         folder.mkdir(parents=True)
-        shutil.copy(source / f"{CHAPTER}.ipynb", folder)
+        for chapter in CHAPTERS:
+            shutil.copy(source / f"{chapter}.ipynb", folder)
     _nbgrader(course, "-m", "nbgrader", "autograde", "one", "--create")
     scores = json.loads(_nbgrader(course, "-c", SCORES).strip().split("\n")[-1])
-    assert scores["solver"][CHAPTER] == scores["solver"]["max"] == 10
-    assert scores["starter"][CHAPTER] == 0
+    points = {chapter: sum(e.points for e in exercises_of(chapter)) for chapter in CHAPTERS}
+    assert {chapter: scores["solver"][chapter] for chapter in CHAPTERS} == points
+    assert {chapter: scores["starter"][chapter] for chapter in CHAPTERS} == dict.fromkeys(CHAPTERS, 0)
