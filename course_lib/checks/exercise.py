@@ -65,7 +65,7 @@ class Exercise:
     tolerance: one for all values, or one per name.
     steps: named intermediate values of the reference on a case, in order of computation.
     forbidden: dotted names that would give the answer away; "aten::…" names a torch operator.
-    library: "module:name" of the library's own version, which an export falls back to.
+    library: "module:name" of the library's own version, which is no answer to hand in.
     seconds: how long one check of this exercise may take.
     """
 

@@ -1,6 +1,6 @@
 """The learner's passed answers as a package, `my_transformer`, with the library's versions for the rest.
 
-Only exercises that build a part of the library are exported (their entry names `library`). An
+Every exercise's function or class has its place there, under the name that the notebook gives it. An
 answer is tried again, in a process of its own, before it becomes part of the package.
 """
 
@@ -23,6 +23,7 @@ import nbformat
 from ..atomic import write_text
 from ..chapters import BY_NAME
 from ..grading.answers import CheckCell, NotebookProblem, check_cells, read_notebook
+from ..workspace import project_root
 from .engine import evaluate
 from .exercise import Exercise
 from .registry import chapters, exercises_of, get
@@ -99,7 +100,7 @@ class Candidate:
 
 
 def _candidates(work: Path, folder: Path, report: ExportReport) -> Iterator[Candidate]:
-    """Every answer that was started and builds a part of the library."""
+    """Every answer that was started."""
     for chapter in chapters():
         path = work / "exercises" / f"{chapter}.ipynb"
         if not path.exists():
@@ -112,7 +113,7 @@ def _candidates(work: Path, folder: Path, report: ExportReport) -> Iterator[Cand
         cells = {cell.exercise: cell for cell in check_cells(notebook)}
         for exercise in exercises_of(chapter):
             cell = cells.get(exercise.id)
-            if exercise.library and cell and _started(notebook, cell):
+            if cell and _started(notebook, cell):
                 trial = folder / f"trial_{exercise.grade_id}.py"
                 write_text(trial, module_source(notebook, [cell.expression]))
                 yield Candidate(exercise, cell.expression, notebook, trial)
@@ -130,12 +131,11 @@ def _write_chapter(
     """Write one chapter's module; the lines it adds to the package's __init__."""
     topic = BY_NAME[chapter].topic
     for candidate in list(own.values())[:1]:
-        names = [other.expression for other in own.values()]
-        write_text(package / f"{topic}.py", module_source(candidate.notebook, names))
+        expressions = [other.expression for other in own.values()]
+        write_text(package / f"{topic}.py", module_source(candidate.notebook, expressions))
+    names = public_names(chapter)
     for exercise in exercises_of(chapter):
-        if not exercise.library:
-            continue
-        name = public_name(exercise)
+        name = names[exercise.id]
         if exercise.id in own:
             report.own.append(name)
             yield f"from .{topic} import {own[exercise.id].expression} as {name}"
@@ -144,10 +144,10 @@ def _write_chapter(
             yield f'{name} = _fallback("{exercise.id}")'
 
 
-def public_name(exercise: Exercise) -> str:
-    """The name that an exported answer has in the package: the library's."""
-    assert exercise.library is not None
-    return exercise.library.split(":")[1]
+def public_names(chapter: str) -> dict[str, str]:
+    """The names that a chapter's answers have in the package, by exercise id: those of its notebook."""
+    notebook = read_notebook(project_root() / "exercises" / f"{chapter}.ipynb")
+    return {cell.exercise: cell.expression for cell in check_cells(notebook)}
 
 
 def module_source(notebook: nbformat.NotebookNode, names: Iterable[str]) -> str:

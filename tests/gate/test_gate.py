@@ -16,6 +16,7 @@ from course_lib.authoring.fingerprint import imports
 from course_lib.chapters import BY_NAME, builder_of
 from course_lib.checks.engine import evaluate
 from course_lib.checks.exercise import Exercise, Misconception
+from course_lib.checks.export import public_names
 from course_lib.checks.guard import resolve
 from course_lib.checks.registry import all_exercises, chapters, exercises_of
 from course_lib.grading.answers import Answers, check_cells, load_answers, read_notebook
@@ -176,3 +177,10 @@ def test_a_probe_module_knows_nothing_of_what_is_right(chapter: str) -> None:
     } | {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     assert not {module for module in modules if "course_lib" in module}
     assert {module for module in modules if module.startswith(".")} <= {".", "..exercise"}
+
+
+def test_answers_of_all_chapters_have_names_that_fit_into_one_package() -> None:
+    names = [name for chapter in chapters() for name in public_names(chapter).values()]
+    assert len(names) == len(EXERCISES)
+    assert all(name.isidentifier() for name in names)
+    assert len(set(names)) == len(names)
