@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from html import escape
 
 from .engine import Verdict
+from .journal import ChapterRow, Hint
 from .messages import sentence
-from .progress import ChapterRow, Hint
 
 _STYLE = (
     "font-family:var(--jp-ui-font-family,system-ui,sans-serif);font-size:14px;line-height:1.45;"

@@ -11,8 +11,8 @@ from .card import Card, hint_card, progress_card, verdict_card
 from .engine import Verdict, evaluate
 from .exercise import Exercise
 from .guard import resolve
+from .journal import Progress
 from .messages import sentence
-from .progress import Progress
 from .registry import get
 
 

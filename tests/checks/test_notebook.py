@@ -11,7 +11,7 @@ from course_lib.checks import NotPassed, check, hint, progress
 from course_lib.checks.card import progress_card, verdict_card
 from course_lib.checks.compare import Finding
 from course_lib.checks.engine import Verdict
-from course_lib.checks.progress import ChapterRow, Progress
+from course_lib.checks.journal import ChapterRow, Progress
 from course_lib.layers.masks import causal_mask
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from course_lib.checks.engine import Verdict
-from course_lib.checks.progress import Progress
+from course_lib.checks.journal import Progress
 
 
 def verdict(status: str, exercise: str = "attention/sdpa", misconception: str | None = None) -> Verdict:
@@ -86,7 +86,7 @@ def test_a_kill_at_any_moment_leaves_a_readable_file(tmp_path: Path) -> None:
     path = tmp_path / "progress.json"
     code = (
         "import sys, pathlib; sys.path.insert(0, sys.argv[2])\n"
-        "from course_lib.checks.engine import Verdict; from course_lib.checks.progress import Progress\n"
+        "from course_lib.checks.engine import Verdict; from course_lib.checks.journal import Progress\n"
         "for i in range(10**6):\n"
         "    Progress(pathlib.Path(sys.argv[1])).record(Verdict(f'a/{i}', 't', 1, 'passed', 1))\n"
         "    print(i, flush=True)\n"
