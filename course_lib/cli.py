@@ -219,7 +219,7 @@ def progress(as_json: Json = False) -> None:
     """
     from dataclasses import asdict
 
-    from .checks.progress import Progress
+    from .checks.journal import Progress
 
     kept = Progress.load()
     rows = [asdict(row) for row in kept.summary()]
@@ -253,7 +253,7 @@ def hint(
     """
     from dataclasses import asdict
 
-    from .checks.progress import Progress
+    from .checks.journal import Progress
 
     try:
         found = Progress.load().next_hint(exercise)
