@@ -54,8 +54,9 @@ def one_after_another(query: Tensor, key: Tensor, value: Tensor, chunk: int, cau
     return torch.empty(10)
 
 
-def all_at_once(query: Tensor, key: Tensor, value: Tensor, chunk: int, causal: bool = False) -> list[Tensor]:
-    return [torch.empty(1000) for _ in range(5)]
+def all_at_once(query: Tensor, key: Tensor, value: Tensor, chunk: int, causal: bool = False) -> Tensor:
+    tables = [torch.empty(1000) for _ in range(5)]
+    return tables[0]
 
 
 def views_alone(query: Tensor, key: Tensor, value: Tensor, chunk: int, causal: bool = False) -> Tensor:
@@ -81,10 +82,20 @@ def test_the_memory_that_the_probe_reports_is_the_memory_that_was_held(
         f"at most {together:,} numbers",
     )
     if largest:
-        assert measured(answer, together - 1, largest - 1) == (
+        assert measured(answer, together - 1, largest)[1] == f"more than {together - 1:,} numbers"
+        assert measured(answer, together, largest - 1) == (
             f"more than {largest - 1:,} numbers",
-            f"more than {together - 1:,} numbers",
+            "not judged",
         )
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.bfloat16, torch.float32, torch.int64])
+def test_a_number_counts_once_whatever_its_dtype(dtype: torch.dtype) -> None:
+    def of_one_dtype(query: Tensor, key: Tensor, value: Tensor, chunk: int, causal: bool = False) -> Tensor:
+        return torch.zeros(1000, dtype=dtype)
+
+    assert measured(of_one_dtype, 1000, 1000) == ("at most 1,000 numbers", "at most 1,000 numbers")
+    assert measured(of_one_dtype, 1000, 999) == ("more than 999 numbers", "not judged")
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -116,8 +127,73 @@ def test_a_module_whose_layers_have_other_names_hears_which() -> None:
             self.w_q = torch.nn.Linear(d_model, d_k, bias=bias)
 
     verdict = evaluate(get("attention/cross"), Renamed, seed=1)
-    assert "query.weight" in verdict.findings[0].text
-    assert "missing" in verdict.findings[0].text
+    assert "['w_q.weight']" in verdict.findings[0].text
+    assert "'query.weight'" in verdict.findings[0].text
+
+
+def test_a_buffer_of_the_learners_own_is_no_parameter() -> None:
+    class Buffered(get("attention/cross").also_right[0]):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.register_buffer("scale", torch.tensor(0.5))
+
+    assert evaluate(get("attention/cross"), Buffered, seed=1).passed
+
+
+def test_a_head_whose_mask_stands_before_its_context_does_not_pass() -> None:
+    class MaskFirst(get("attention/cross").also_right[0]):  # type: ignore[misc]
+        def forward(self, hidden_states: Tensor, mask: Any = None, context: Any = None) -> Any:
+            return super().forward(hidden_states, context, mask)
+
+    assert not evaluate(get("attention/cross"), MaskFirst, seed=1).passed
+
+
+def plain_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Any:
+    scores = query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -1e9)
+    weights = scores.softmax(-1)
+    weights = weights if mask is None else weights * mask
+    return weights @ value, weights
+
+
+def test_values_cut_off_from_the_output_are_told_by_their_gradient() -> None:
+    def cut_off(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Any:
+        return plain_attention(query, key, value.detach(), mask)
+
+    verdict = evaluate(get("attention/sdpa"), cut_off, seed=1)
+    assert "the gradient of value is 0 at" in verdict.findings[0].text
+
+
+@pytest.mark.parametrize(
+    ("returned", "told"),
+    [
+        (lambda output, weights: output, "one torch.Tensor"),
+        (lambda output, weights: [output, weights], "a list of 2"),
+        (lambda output, weights: (output, weights, None), "a tuple of 3"),
+    ],
+)
+def test_another_form_than_the_tuple_is_described(returned: Any, told: str) -> None:
+    def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Any:
+        return returned(*plain_attention(query, key, value, mask))
+
+    text = evaluate(get("attention/sdpa"), attention, seed=1).findings[0].text
+    assert told in text and "a tuple (output, weights)" in text
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_attention_that_needs_leading_axes_or_a_given_mask_does_not_pass(seed: int) -> None:
+    def three_axes(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Any:
+        assert query.dim() >= 3
+        return plain_attention(query, key, value, mask)
+
+    def mask_required(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Any:
+        return plain_attention(query, key, value, mask)
+
+    exercise = get("attention/sdpa")
+    assert evaluate(exercise, plain_attention, seed=seed).passed
+    assert not evaluate(exercise, three_axes, seed=seed, explain=False).passed
+    assert not evaluate(exercise, mask_required, seed=seed, explain=False).passed
 
 
 def test_the_reference_norms_equal_finite_differences_of_the_softmax() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers import attention as library
@@ -61,8 +62,8 @@ CAUSAL_MASK = Exercise(
         Misconception(
             "a position may not see itself",
             lambda n_query, n_key: torch.ones(n_query, n_key, dtype=torch.bool).tril(n_key - n_query - 1),
-            "A token may look at itself: the diagonal belongs to the allowed part. With `<` in place of "
-            "`<=` the first query sees no key at all.",
+            "A token may look at itself: query i may see position `n_key - n_query + i` and all before it. "
+            "Yours stops one key too early, as `<` does in place of `<=`.",
         ),
         Misconception(
             "the past is hidden instead of the future",
@@ -81,6 +82,32 @@ CAUSAL_MASK = Exercise(
             lambda n_query, n_key: _mask_by_tril(n_query, n_key).float(),
             "A mask in this course is boolean. Compare positions, or end with `.bool()`.",
         ),
+        Misconception(
+            "the mask is made of whole numbers",
+            lambda n_query, n_key: _mask_by_tril(n_query, n_key).int(),
+            "The entries are 0 and 1 as integers. `~` turns an integer 1 into −2, so a mask must be boolean: "
+            "end with `.bool()`.",
+        ),
+        Misconception(
+            "the mask is made to be added to the scores",
+            lambda n_query, n_key: torch.zeros(n_query, n_key).masked_fill(
+                ~_mask_by_tril(n_query, n_key), float("-inf")
+            ),
+            "Zeros and minus infinities are for adding to scores, as some libraries do. A mask of this course "
+            "is a table of True and False.",
+        ),
+        Misconception(
+            "the offset has the wrong sign",
+            lambda n_query, n_key: torch.ones(n_query, n_key, dtype=torch.bool).tril(n_query - n_key),
+            "With more keys than queries the diagonal moves to the right, by `n_key - n_query`. Yours moves "
+            "to the left, and the first queries see no key.",
+        ),
+        Misconception(
+            "there is a row for every key",
+            lambda n_query, n_key: _mask_by_tril(n_key, n_key),
+            "The mask has one row per query, n_query of them, and one column per key. Yours is square even "
+            "with fewer queries than keys.",
+        ),
     ),
     hints=(
         "Which keys may the very last query see? Which may the one before it see?",
@@ -95,7 +122,7 @@ CAUSAL_MASK = Exercise(
 
 
 def sdpa_cases(rng: np.random.Generator) -> Iterator[Case]:
-    """Plain, masked, a fully masked row, length 1, wide, heads, half precision."""
+    """Plain, masked, a fully masked row, length 1, heads, no leading axes, large scores, half precision."""
     shapes = {"two tokens, no mask": (2, 2, 4, 4), "cross-attention, no mask": (3, 5, 8, 6)}
     for name, shape in shapes.items():
         yield _sdpa_case(rng, name, *shape)
@@ -116,7 +143,21 @@ def sdpa_cases(rng: np.random.Generator) -> Iterator[Case]:
         mask=(np.arange(4) < np.array([2, 4])[:, None])[:, None, None, :],
     )
     yield _sdpa_case(rng, "non-contiguous inputs", 3, 4, 6, 5, hidden=True, layout="transposed")
+    yield _sdpa_case(rng, "no leading axes", 4, 6, 8, 5, lead=(), hidden=True)
+    yield _large_scores(rng)
     yield _sdpa_case(rng, "bfloat16", 4, 4, 16, 16, hidden=True, dtype="bfloat16", gradient=False)
+
+
+def _large_scores(rng: np.random.Generator) -> Case:
+    """Rows of scores around +150 and around −150: too large for a bare exp, and below a fill of −100.
+
+    Whole numbers at width 4, so that the scores are the same in whatever order they are added up.
+    """
+    case = _sdpa_case(rng, "scores of some hundreds", 4, 4, 4, 3, mask=np.tri(4, dtype=bool), hidden=True)
+    query, key = (rng.integers(-2, 3, size=(2, 4, 4)).astype(np.float32) for _ in range(2))
+    query[..., 0] = 20 * np.array([1, -1, 1, -1])
+    key[..., 0] = 15
+    return Case(case.name, dict(case.inputs) | {"query": query, "key": key, "gradient": False}, True)
 
 
 def _sdpa_case(
@@ -188,6 +229,19 @@ def _sdpa_by_exponentials(
     return weights @ value, weights
 
 
+def _sdpa_in_ten_lines(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    scores = query @ key.transpose(-2, -1)
+    scores = scores / math.sqrt(query.shape[-1])
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    weights = scores.softmax(dim=-1)
+    if mask is not None:
+        weights = weights.masked_fill(~mask, 0.0)
+    return weights @ value, weights
+
+
 def _wrong_sdpa(
     *,
     scale: str = "root",
@@ -202,25 +256,58 @@ def _wrong_sdpa(
         query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         d_k = query.shape[-1]
-        divisor = {"root": math.sqrt(d_k), "none": 1.0, "d_k": d_k, "keys": math.sqrt(key.shape[-2])}[scale]
-        scores = query @ key.transpose(-2, -1) / divisor
+        under = {"root": d_k, "none": 1, "d_k": d_k**2, "keys": key.shape[-2], "values": value.shape[-1]}[
+            scale
+        ]
+        scores = query @ key.transpose(-2, -1) / math.sqrt(under)
         if mask is not None and masking == "added":
             scores = scores + mask
         elif mask is not None and masking in ("right", "nan", "inverted"):
             hidden = mask if masking == "inverted" else ~mask
             scores = scores.masked_fill(hidden, float("-inf"))
-        elif mask is not None and masking == "tiny":
-            scores = scores.masked_fill(~mask, -1e9)
+        elif mask is not None and masking in ("tiny", "not tiny"):
+            scores = scores.masked_fill(~mask, -1e9 if masking == "tiny" else -100.0)
         elif mask is not None and masking == "zero":
             scores = scores.masked_fill(~mask, 0.0)
         weights = scores.softmax(dim=axis)
         if masking in ("right", "inverted"):
             weights = torch.nan_to_num(weights, nan=0.0)
-        if mask is not None and masking == "after":
+        if mask is not None and masking in ("after", "not tiny"):
             weights = weights.masked_fill(~mask, 0.0)
+        if mask is not None and masking == "renormalised":
+            weights = weights * mask / (weights * mask).sum(dim=-1, keepdim=True)
         return (weights @ value if output == "weights @ value" else value), weights
 
     return attention
+
+
+def _sdpa_then(change: Callable[[Tensor, Tensor, Tensor], Any]) -> Callable[..., Any]:
+    """Right attention whose end is wrong: `change` gets output, weights and values."""
+
+    def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Any:
+        return change(*_wrong_sdpa()(query, key, value, mask), value)
+
+    return attention
+
+
+def _bare_exponentials(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    exponentials = (query @ key.mT / math.sqrt(query.shape[-1])).exp()
+    if mask is not None:
+        exponentials = exponentials * mask
+    weights = exponentials / (exponentials.sum(dim=-1, keepdim=True) + 1e-9)
+    return weights @ value, weights
+
+
+def _bare_exponentials_without_epsilon(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    exponentials = (query @ key.mT / math.sqrt(query.shape[-1])).exp()
+    if mask is not None:
+        exponentials = exponentials * mask
+    weights = exponentials / exponentials.sum(dim=-1, keepdim=True)
+    return weights @ value, weights
 
 
 SDPA = Exercise(
@@ -232,7 +319,7 @@ SDPA = Exercise(
     cases=sdpa_cases,
     probe=probes.sdpa,
     reference=_reference_sdpa,
-    also_right=(_sdpa_by_einsum, _sdpa_by_exponentials),
+    also_right=(_sdpa_by_einsum, _sdpa_by_exponentials, _sdpa_in_ten_lines),
     steps=sdpa_steps,
     tolerance=Tolerance(absolute=2e-5, relative=1e-4),
     forbidden=(
@@ -311,6 +398,58 @@ SDPA = Exercise(
             _wrong_sdpa(output="value"),
             "The output is a weighted sum of the values, `weights @ value`. You returned the values "
             "themselves.",
+        ),
+        Misconception(
+            "the scale uses the width of the values",
+            _wrong_sdpa(scale="values"),
+            "d_k is the width of a query and of a key. The values may have another width, and it plays no "
+            "part in the scores.",
+        ),
+        Misconception(
+            "a hidden score is not small enough",
+            _wrong_sdpa(masking="not tiny"),
+            "A fill of −100 is larger than scores that may themselves be below it, and then the hidden keys "
+            "take the weight. Fill with minus infinity or with `torch.finfo(scores.dtype).min`.",
+        ),
+        Misconception(
+            "the weights of a fully masked row are divided by zero",
+            _wrong_sdpa(masking="renormalised"),
+            "You set hidden weights to 0 and divide by the sum of the rest. Where all keys are hidden that "
+            "sum is 0, and 0/0 is NaN. Hide the scores before the softmax, and nothing needs dividing.",
+        ),
+        Misconception(
+            "the exponentials overflow",
+            _bare_exponentials,
+            "exp of a score above 88 is infinite in float32, and of one below −104 it is 0. Use `softmax`, or "
+            "subtract the largest score of each row first.",
+        ),
+        Misconception(
+            "a softmax by hand that divides 0 by 0",
+            _bare_exponentials_without_epsilon,
+            "exp of a large score is infinite, of a very negative one 0, and where all keys are hidden every "
+            "exponential is 0: each time the division gives NaN. Use `softmax`, and set hidden weights to 0.",
+        ),
+        Misconception(
+            "the output alone is returned",
+            _sdpa_then(lambda output, weights, value: output),
+            "The answer is a tuple of two tensors. End with `return output, weights`.",
+        ),
+        Misconception(
+            "the weights come first",
+            _sdpa_then(lambda output, weights, value: (weights, output)),
+            "The output stands first in the tuple, then the weights: `return output, weights`.",
+        ),
+        Misconception(
+            "no gradient reaches query and key",
+            _sdpa_then(lambda output, weights, value: (weights.detach() @ value, weights)),
+            "The numbers are right, but the weights are cut off from query and key. `torch.no_grad()`, "
+            "`.detach()` and `.data` do that: training could not change what attends to what.",
+        ),
+        Misconception(
+            "no gradient reaches the inputs",
+            _sdpa_then(lambda output, weights, value: (output.detach(), weights)),
+            "The numbers are right, but the output is cut off from what it was computed from. "
+            "`torch.no_grad()`, `.detach()`, `.data` and `torch.tensor(…)` of a tensor do that.",
         ),
     ),
     hints=(
@@ -444,28 +583,36 @@ def _wrong_head(
     ignore: tuple[str, ...] = (),
     always_bias: bool = False,
     scale: str = "d_k",
-    attend: Callable[..., tuple[Tensor, Tensor]] = _sdpa_by_einsum,
+    value_by: str = "value",
+    default_d_v: str = "d_k",
+    attend: Callable[..., Any] | None = None,
 ) -> type[nn.Module]:
     """A head with one thing wrong; by default nothing is."""
 
     class Head(nn.Module):
         def __init__(self, d_model: int, d_k: int, d_v: int | None = None, bias: bool = False) -> None:
             super().__init__()
-            d_v = d_k if d_v is None or "d_v" in ignore else d_v
-            self.query = nn.Linear(d_model, d_k, bias or always_bias)
-            self.key = nn.Linear(d_model, d_k, bias or always_bias)
-            self.value = nn.Linear(d_model, d_v, bias or always_bias)
+            if d_v is None or "d_v" in ignore:
+                d_v = d_model if default_d_v == "d_model" else d_k
+            bias = always_bias or (bias and "bias" not in ignore)
+            self.query = nn.Linear(d_model, d_k, bias)
+            self.key = nn.Linear(d_model, d_k, bias)
+            self.value = nn.Linear(d_model, d_v, bias)
 
         def forward(
             self, hidden_states: Tensor, context: Tensor | None = None, mask: Tensor | None = None
         ) -> tuple[Tensor, Tensor]:
             own = context is None or "context" in ignore
             sources = {"hidden_states": hidden_states, "context": hidden_states if own else context}
-            query, value = self.query(sources[query_from]), self.value(sources[value_from])
+            query = self.query(sources[query_from])
+            value = (
+                sources[value_from] if value_by == "nothing" else getattr(self, value_by)(sources[value_from])
+            )
             key = sources[key_from] if key_by == "nothing" else getattr(self, key_by)(sources[key_from])
             if scale == "d_model":
                 query = query * (query.shape[-1] / hidden_states.shape[-1]) ** 0.5
-            return attend(query, key, value, None if "mask" in ignore else mask)
+            # With `@`, as most learners write it: where shapes do not fit, the exception is theirs.
+            return (attend or _wrong_sdpa())(query, key, value, None if "mask" in ignore else mask)
 
     return Head
 
@@ -564,6 +711,49 @@ CROSS = Exercise(
             "A query that sees no key gets an output of zeros. Use the attention function of the exercise "
             "before this one, whose convention it is.",
         ),
+        Misconception(
+            "the mask is inverted",
+            _wrong_head(attend=_wrong_sdpa(masking="inverted")),
+            "True means *may attend*, for the module as for the function that it calls. Pass the mask on as "
+            "it is.",
+        ),
+        Misconception(
+            "keys and values are exchanged",
+            _wrong_head(key_by="value", value_by="key"),
+            "`self.key` makes what the queries are compared with, `self.value` what is mixed into the output. "
+            "The order of arguments is query, key, value.",
+        ),
+        Misconception(
+            "the values are not projected",
+            _wrong_head(value_by="nothing"),
+            "What is mixed are the projected values, `self.value(context)`, and not the context itself.",
+        ),
+        Misconception(
+            "the argument `bias` has no effect",
+            _wrong_head(ignore=("bias",)),
+            "With `bias=True` all three layers have a bias. Hand the argument on: `nn.Linear(…, bias=bias)`.",
+        ),
+        Misconception(
+            "d_v falls back to d_model",
+            _wrong_head(default_d_v="d_model"),
+            "Where `d_v` is None, the values are as wide as the keys: d_k, not d_model.",
+        ),
+        Misconception(
+            "the output alone is returned",
+            _wrong_head(attend=_sdpa_then(lambda output, weights, value: output)),
+            "`forward` returns a tuple of two tensors, `(output, weights)`.",
+        ),
+        Misconception(
+            "the library's object is returned as it is",
+            _wrong_head(attend=library.scaled_dot_product_attention),
+            "The library's function returns one object. Take it apart: with `return_weights=True`, return "
+            "`found.output, found.weights`.",
+        ),
+        Misconception(
+            "the weights come first",
+            _wrong_head(attend=_sdpa_then(lambda output, weights, value: (weights, output))),
+            "The output stands first in the tuple, then the weights: `return output, weights`.",
+        ),
     ),
     hints=(
         "Three `nn.Linear` in `__init__`, called `query`, `key` and `value`. In `forward`, decide first which "
@@ -581,11 +771,17 @@ CROSS = Exercise(
 def saturation_cases(rng: np.random.Generator) -> Iterator[Case]:
     """Unit variance over many widths; then other orders, spreads and sizes."""
     yield _saturation_case(rng, "unit variance, widths 1 to 256", [(w, 1.0) for w in (1, 4, 16, 64, 256)])
-    yield _saturation_case(rng, "widths in falling order", [(w, 1.0) for w in (256, 64, 16, 4)])
+    # The first two always fall below half and the others never: a draw near one half would tell nothing.
+    falling = [(256, 1.5), (64, 1.5), (16, 0.8), (4, 0.8)]
+    yield _saturation_case(rng, "widths in falling order", falling)
     yield _saturation_case(rng, "small vectors, which never saturate", [(w, 0.05) for w in (2, 8, 32)])
     spread = [(8, 2.0), (16, 0.05), (128, 1.0)]
     yield _saturation_case(rng, "widths of different spread", spread, n_key=9, hidden=True)
     yield _saturation_case(rng, "a single key", [(4, 1.0), (64, 1.0)], n_key=1, hidden=True)
+    # At width 2 large numbers saturate the softmax with the scale, too: only its own norm is a fair measure.
+    narrow_last, narrow_first = [(32, 0.3), (256, 1.0), (2, 4.0)], [(2, 4.0), (32, 0.3), (256, 1.5)]
+    yield _saturation_case(rng, "a narrow entry of large numbers", narrow_last, n_query=40, hidden=True)
+    yield _saturation_case(rng, "a narrow entry at the start", narrow_first, n_query=40, hidden=True)
     yield _saturation_case(rng, "scores in the thousands", [(64, 6.0), (512, 6.0)], hidden=True)
     yield _saturation_case(
         rng, "float64", [(3, 1.0), (48, 1.5), (192, 1.0)], n_query=3, dtype="float64", hidden=True
@@ -608,11 +804,11 @@ def _saturation_case(
 
 
 def saturation_steps(case: Case) -> Mapping[str, np.ndarray]:
-    """For the first batch: scores, weights and norms, with and without the scale."""
+    """For the first entry: scores, and weights and norms with the scale."""
     query, key = torch.as_tensor(case["queries"][0]), torch.as_tensor(case["keys"][0])
     scores = (key @ query[:, :, None])[..., 0]
     scaled = scores / math.sqrt(query.shape[-1])
-    steps = {"the scores of the first batch": scores, "its scores divided by √d_k": scaled}
+    steps = {"the scores of the first entry": scores, "its scores divided by √d_k": scaled}
     steps["its weights with the scale"] = scaled.softmax(-1)
     steps["the norms of its Jacobians with the scale"] = _jacobian_norms(scaled)
     return {name: step.numpy() for name, step in steps.items()}
@@ -710,7 +906,7 @@ def _exponentials_overflow(scores: Tensor) -> Tensor:
     return torch.linalg.matrix_norm(jacobians)
 
 
-def _softmax_over_examples(scores: Tensor) -> Tensor:
+def _softmax_over_queries(scores: Tensor) -> Tensor:
     weights = scores.softmax(dim=0)
     jacobians = torch.diag_embed(weights) - weights[:, :, None] * weights[:, None, :]
     return torch.linalg.matrix_norm(jacobians)
@@ -719,6 +915,21 @@ def _softmax_over_examples(scores: Tensor) -> Tensor:
 def _below_half_of_the_first(queries: list[Tensor], scaled: Tensor, unscaled: Tensor) -> int | None:
     fallen = [query.shape[-1] for query, one in zip(queries, unscaled, strict=True) if one < unscaled[0] / 2]
     return min(fallen, default=None)
+
+
+def _below_half_of_the_first_scaled(queries: list[Tensor], scaled: Tensor, unscaled: Tensor) -> int | None:
+    fallen = [query.shape[-1] for query, one in zip(queries, unscaled, strict=True) if one < scaled[0] / 2]
+    return min(fallen, default=None)
+
+
+def _below_half_of_the_largest(queries: list[Tensor], scaled: Tensor, unscaled: Tensor) -> int | None:
+    fallen = [query.shape[-1] for query, one in zip(queries, unscaled, strict=True) if one < scaled.max() / 2]
+    return min(fallen, default=None)
+
+
+def _largest_below_half(queries: list[Tensor], scaled: Tensor, unscaled: Tensor) -> int | None:
+    trio = zip(queries, unscaled, scaled, strict=True)
+    return max((query.shape[-1] for query, one, other in trio if one < other / 2), default=None)
 
 
 def _first_in_the_list(queries: list[Tensor], scaled: Tensor, unscaled: Tensor) -> int | None:
@@ -733,6 +944,23 @@ def _place_in_the_list(queries: list[Tensor], scaled: Tensor, unscaled: Tensor) 
 
 def _measuring(**changed: Any) -> Callable[..., Any]:
     return lambda queries, keys: _measure(queries, keys, **changed)
+
+
+def _by_the_plain_scores(queries: list[Tensor], keys: list[Tensor]) -> tuple[Tensor, Tensor, int | None]:
+    """The chain rule's 1/√d goes into the norms with the scale."""
+    scaled, unscaled, _ = _measure(queries, keys)
+    scaled = scaled / torch.tensor([query.shape[-1] ** 0.5 for query in queries]).to(scaled)
+    return scaled, unscaled, _smallest_below_half(queries, scaled, unscaled)
+
+
+def _without_the_scale_first(queries: list[Tensor], keys: list[Tensor]) -> tuple[Tensor, Tensor, int | None]:
+    scaled, unscaled, width = _measure(queries, keys)
+    return unscaled, scaled, width
+
+
+def _sorted_by_width(queries: list[Tensor], keys: list[Tensor]) -> tuple[Tensor, Tensor, int | None]:
+    pairs = sorted(zip(queries, keys, strict=True), key=lambda pair: pair[0].shape[-1])
+    return _measure([query for query, _ in pairs], [key for _, key in pairs])
 
 
 SATURATION = Exercise(
@@ -759,7 +987,7 @@ SATURATION = Exercise(
             "the norm of the mean in place of the mean of the norms",
             _measuring(norms=_norm_of_the_mean),
             "Entries of different sign cancel when Jacobians are averaged first. Take the norm of each "
-            "example's Jacobian, then the mean of the norms.",
+            "query's Jacobian, then the mean of the norms.",
         ),
         Misconception(
             "only the diagonal of the Jacobian",
@@ -778,10 +1006,10 @@ SATURATION = Exercise(
             "You multiplied by √d_k. Scaling is there to bring the scores back to spread 1, so it divides.",
         ),
         Misconception(
-            "the softmax runs over the examples",
-            _measuring(norms=_softmax_over_examples),
-            "Each example is a question of its own. The softmax runs over its keys, the last axis of the "
-            "scores, so that the weights of one example sum to 1.",
+            "the softmax runs over the queries",
+            _measuring(norms=_softmax_over_queries),
+            "Each query has keys of its own. The softmax runs over them, the last axis of the scores, so that "
+            "the weights of one query sum to 1.",
         ),
         Misconception(
             "the exponentials overflow",
@@ -790,10 +1018,44 @@ SATURATION = Exercise(
             "or subtract the largest score of each row first.",
         ),
         Misconception(
-            "the gradients are compared with those of the first width",
+            "the norms are compared with that of the first entry, without the scale",
             _measuring(choose=_below_half_of_the_first),
-            "Compare at the same width: without the scale against with it. Widths differ in more than "
-            "their scale.",
+            "Compare at the same width: without the scale against with it. Entries may differ in more than "
+            "their width.",
+        ),
+        Misconception(
+            "the norms are compared with that of the first entry, with the scale",
+            _measuring(choose=_below_half_of_the_first_scaled),
+            "Each norm without the scale is compared with the norm with the scale of the same entry. The "
+            "first entry is a measure for itself alone.",
+        ),
+        Misconception(
+            "the norms are compared with the largest",
+            _measuring(choose=_below_half_of_the_largest),
+            "Each norm without the scale is compared with the norm with the scale of the same entry, not with "
+            "the largest of all.",
+        ),
+        Misconception(
+            "the largest width in place of the smallest",
+            _measuring(choose=_largest_below_half),
+            "Asked for is the width from which on it hurts: the smallest of those that fall below half.",
+        ),
+        Misconception(
+            "the derivative is by the plain scores in both cases",
+            _by_the_plain_scores,
+            "With the scale, differentiate by what goes into the softmax, the scores after the division. Yours "
+            "are smaller by √d, which is the chain rule's factor for the division.",
+        ),
+        Misconception(
+            "the norms without the scale come first",
+            _without_the_scale_first,
+            "The order of the tuple is `(scaled, unscaled, width)`: first the norms with the scale.",
+        ),
+        Misconception(
+            "the norms are sorted by width",
+            _sorted_by_width,
+            "The norms belong in the order of the lists that came in. Only the third value looks for the "
+            "smallest width.",
         ),
         Misconception(
             "the first in the list is taken for the smallest",
@@ -807,11 +1069,11 @@ SATURATION = Exercise(
         ),
     ),
     hints=(
-        "Write one function for one batch of scores first: scores (n, k) in, one number out. Call it with the "
+        "Write one function for one entry of the lists first: scores (n, k) in, one number out. Call it with the "
         "scores and with the scaled scores.",
-        "For weights p of one example, the Jacobian has the entries pᵢ·(δᵢⱼ − pⱼ): `torch.diag(p) - "
+        "For weights p of one query, the Jacobian has the entries pᵢ·(δᵢⱼ − pⱼ): `torch.diag(p) - "
         "torch.outer(p, p)`. `torch.autograd.functional.jacobian` gives the same.",
-        "Scores: `torch.einsum('nd,nkd->nk', query, key)`. Jacobians of all examples: `torch.diag_embed(p) - "
+        "Scores: `torch.einsum('nd,nkd->nk', query, key)`. Jacobians of all queries: `torch.diag_embed(p) - "
         "p[:, :, None] * p[:, None, :]`. Their norms: `torch.linalg.matrix_norm`. Then `.mean()`.",
     ),
 )
@@ -821,14 +1083,17 @@ SATURATION = Exercise(
 
 def chunked_cases(rng: np.random.Generator) -> Iterator[Case]:
     """Whole and partial chunks, plain and causal, with a cache, one query at a time, bfloat16."""
-    yield _chunked_case(rng, "chunks that fit exactly", 72, 72, 6)
-    yield _chunked_case(rng, "a partial last chunk", 38, 40, 4)
-    yield _chunked_case(rng, "causal", 72, 72, 6, causal=True)
-    yield _chunked_case(rng, "causal with earlier keys", 23, 55, 4, causal=True, hidden=True)
-    yield _chunked_case(rng, "one query at a time, causal", 6, 6, 1, causal=True, hidden=True)
+    # Nearly all have twelve chunks or more: then the whole table, its mask, or pieces of q/chunk rows overspend clearly.
+    yield _chunked_case(rng, "chunks that fit exactly", 72, 72, 4)
+    yield _chunked_case(rng, "a partial last chunk", 38, 40, 3)
+    yield _chunked_case(rng, "four long chunks", 24, 24, 6, hidden=True)
+    yield _chunked_case(rng, "causal", 72, 72, 4, causal=True)
+    yield _chunked_case(rng, "causal with earlier keys", 25, 55, 2, causal=True, hidden=True)
+    yield _chunked_case(rng, "one query at a time, causal", 24, 24, 1, causal=True, hidden=True)
     yield _chunked_case(rng, "a chunk longer than the sequence", 12, 40, 64, causal=True, hidden=True)
-    yield _chunked_case(rng, "four heads", 12, 12, 3, lead=(2, 4), causal=True, hidden=True)
-    yield _chunked_case(rng, "bfloat16", 24, 24, 6, dtype="bfloat16", hidden=True)
+    yield _chunked_case(rng, "four heads", 24, 24, 2, lead=(2, 4), causal=True, hidden=True)
+    yield _chunked_case(rng, "no leading axes, causal", 49, 60, 4, lead=(), causal=True, hidden=True)
+    yield _chunked_case(rng, "bfloat16", 48, 48, 3, dtype="bfloat16", hidden=True)
 
 
 def chunked_budgets(query: np.ndarray, key: np.ndarray, value: np.ndarray, chunk: int) -> tuple[int, int]:
@@ -880,6 +1145,39 @@ def _chunked_by_weights(
     return torch.cat(pieces, dim=-2)
 
 
+def _chunked_in_float32(
+    query: Tensor, key: Tensor, value: Tensor, chunk: int, causal: bool = False
+) -> Tensor:
+    """Keys and values are widened once, and the mask is cut from a triangle of one chunk's size."""
+    wide_key, wide_value = key.float(), value.float()
+    n_query, n_key = query.shape[-2], key.shape[-2]
+    output = query.new_empty(*query.shape[:-1], value.shape[-1])
+    for start in range(0, n_query, chunk):
+        rows = query[..., start : start + chunk, :].float()
+        scores = rows @ wide_key.mT / math.sqrt(rows.shape[-1])
+        if causal:
+            hidden = torch.full(scores.shape[-2:], -math.inf, device=query.device)
+            scores = scores + hidden.triu(start + n_key - n_query + 1)
+        output[..., start : start + chunk, :] = (scores.softmax(-1) @ wide_value).to(query.dtype)
+    return output
+
+
+def _chunked_by_ones_and_own_attention(
+    query: Tensor, key: Tensor, value: Tensor, chunk: int, causal: bool = False
+) -> Tensor:
+    """As exercise 2 is most often solved: each chunk's weights live until the next chunk's exist."""
+    n_query, n_key = query.shape[-2], key.shape[-2]
+    pieces = []
+    for start in range(0, n_query, chunk):
+        rows, mask = query[..., start : start + chunk, :], None
+        if causal:
+            ones = torch.ones(rows.shape[-2], n_key, dtype=torch.bool, device=query.device)
+            mask = ones.tril(start + n_key - n_query)
+        output, _weights = _sdpa_in_ten_lines(rows, key, value, mask)
+        pieces.append(output)
+    return torch.cat(pieces, dim=-2)
+
+
 def _chunked_by_split(query: Tensor, key: Tensor, value: Tensor, chunk: int, causal: bool = False) -> Tensor:
     """A running position instead of an index, and only the keys that a chunk can see."""
     output, position = [], key.shape[-2] - query.shape[-2]
@@ -903,10 +1201,11 @@ def _wrong_chunked(
     dropped: bool = False,
     masked: str = "right",
     memory: str = "chunk",
-) -> Callable[..., Tensor]:
+    returned: str = "joined",
+) -> Callable[..., Any]:
     """Chunked attention with one thing wrong; by default nothing is."""
 
-    def attention(query: Tensor, key: Tensor, value: Tensor, chunk: int, causal: bool = False) -> Tensor:
+    def attention(query: Tensor, key: Tensor, value: Tensor, chunk: int, causal: bool = False) -> Any:
         n_query, n_key = query.shape[-2], key.shape[-2]
         if not scaled:
             query = query * query.shape[-1] ** 0.5
@@ -914,15 +1213,24 @@ def _wrong_chunked(
             mask = library_masks.causal_mask(n_query, n_key, query.device) if causal else None
             return _sdpa_by_einsum(query, key, value, mask)[0]
         pieces, kept = [], []
+        whole_mask = library_masks.causal_mask(n_query, n_key, query.device) if memory == "mask" else None
+        if memory == "pieces":
+            chunk = math.ceil(n_query / chunk)
         for start in range(0, n_query - (n_query % chunk if dropped else 0), chunk):
             rows = query[..., start : start + chunk, :]
-            offset = {"right": start + n_key - n_query, "chunk": 0, "queries": start}[first]
+            offsets = {"right": start + n_key - n_query, "chunk": 0, "queries": start}
+            offset = (offsets | {"last": n_key - rows.shape[-2]})[first]
             positions = torch.arange(rows.shape[-2], device=query.device)[:, None] + offset
             if masked == "to the end of the chunk":
                 positions = positions.amax().expand_as(positions)
             mask = torch.arange(n_key, device=query.device) <= positions
+            if masked.startswith("inverted"):
+                mask = ~mask
+            if whole_mask is not None:
+                mask = whole_mask[start : start + chunk]
             chosen = slice(start, start + chunk) if keys == "own chunk" else slice(None)
-            output, weights = _sdpa_by_einsum(
+            attend = _wrong_sdpa(masking="nan") if masked == "inverted to NaN" else _sdpa_by_einsum
+            output, weights = attend(
                 rows,
                 key[..., chosen, :],
                 value[..., chosen, :],
@@ -931,9 +1239,32 @@ def _wrong_chunked(
             pieces.append(output)
             if memory == "kept":
                 kept.append(weights)
-        return torch.cat(pieces, dim=-2)
+            if returned == "in the loop":
+                break
+        joined = torch.cat(pieces, dim=-2)
+        if dropped and returned == "padded":
+            joined = F.pad(joined, (0, 0, 0, n_query % chunk))
+        return (joined, weights) if returned == "pair" else joined
 
     return attention
+
+
+def _softmax_over_pieces_of_keys(
+    query: Tensor, key: Tensor, value: Tensor, chunk: int, causal: bool = False
+) -> Tensor:
+    """Keys are cut too, and the outputs of the pieces added, each with a softmax of its own."""
+    n_query, n_key = query.shape[-2], key.shape[-2]
+    pieces = []
+    for start in range(0, n_query, chunk):
+        rows = query[..., start : start + chunk, :]
+        positions = torch.arange(rows.shape[-2], device=query.device)[:, None] + start + n_key - n_query
+        output = torch.zeros_like(value[..., :1, :].expand(*rows.shape[:-1], -1))
+        for first in range(0, n_key, chunk):
+            part = slice(first, first + chunk)
+            mask = torch.arange(n_key, device=query.device)[part] <= positions if causal else None
+            output = output + _sdpa_by_einsum(rows, key[..., part, :], value[..., part, :], mask)[0]
+        pieces.append(output)
+    return torch.cat(pieces, dim=-2)
 
 
 CHUNKED = Exercise(
@@ -945,7 +1276,12 @@ CHUNKED = Exercise(
     cases=chunked_cases,
     probe=probes.chunked,
     reference=library_chunked.chunked_attention,
-    also_right=(_chunked_by_weights, _chunked_by_split),
+    also_right=(
+        _chunked_by_weights,
+        _chunked_by_split,
+        _chunked_in_float32,
+        _chunked_by_ones_and_own_attention,
+    ),
     tolerance=Tolerance(absolute=2e-5, relative=1e-4),
     forbidden=(
         "torch.nn.functional.scaled_dot_product_attention",
@@ -1007,6 +1343,57 @@ CHUNKED = Exercise(
             "the scale is left out",
             _wrong_chunked(scaled=False),
             "Divide the scores by √d_k before the softmax, in each chunk as in the whole.",
+        ),
+        Misconception(
+            "the mask of all queries is made at once",
+            _wrong_chunked(memory="mask"),
+            "The values are right, but a mask of shape (q, k) has as many entries as the table of scores. Make "
+            "the mask of one chunk from the positions of its queries.",
+        ),
+        Misconception(
+            "`chunk` is taken for the number of pieces",
+            _wrong_chunked(memory="pieces"),
+            "`chunk` is how many queries belong to one piece. `torch.chunk(x, n)` makes n pieces; "
+            "`torch.split(x, n)` makes pieces of n.",
+        ),
+        Misconception(
+            "every chunk is taken for the last one",
+            _wrong_chunked(first="last"),
+            "A mask for as many queries as the chunk has puts them at the last positions. That is true of the "
+            "last chunk alone: each one begins at `start + n_key - n_query`.",
+        ),
+        Misconception(
+            "the mask is inverted",
+            _wrong_chunked(masked="inverted"),
+            "True means *may attend*: a query sees the keys up to its own position. Yours sees the later ones.",
+        ),
+        Misconception(
+            "the past is hidden, and the last query has NaN",
+            _wrong_chunked(masked="inverted to NaN"),
+            "A query sees the keys up to its own position. Yours sees the later ones, of which the last query "
+            "has none, and a softmax over nothing but minus infinity is NaN. Turn the mask round.",
+        ),
+        Misconception(
+            "the rows that are left over stay zero",
+            _wrong_chunked(dropped=True, returned="padded"),
+            "When the chunk does not divide the number of queries, the last rows are never computed. "
+            "`range(0, n_query, chunk)` reaches them, and a slice may end beyond the axis.",
+        ),
+        Misconception(
+            "the keys are cut into pieces with a softmax each",
+            _softmax_over_pieces_of_keys,
+            "A softmax over some of the keys has the wrong sum to divide by. Cut the queries alone, or carry "
+            "the largest score and the sum from piece to piece.",
+        ),
+        Misconception(
+            "the function returns after the first chunk",
+            _wrong_chunked(returned="in the loop"),
+            "Your result has the rows of one chunk. Look whether `return` stands inside the loop.",
+        ),
+        Misconception(
+            "the weights are returned, too",
+            _wrong_chunked(returned="pair"),
+            "Here the output alone is returned. The weights of all queries are the table that must not exist.",
         ),
     ),
     hints=(

@@ -17,19 +17,50 @@ def causal_mask(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
 def sdpa(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     """Output and weights, and the gradients of a weighted sum of the output."""
     inputs = [_input(case, name) for name in ("query", "key", "value")]
-    mask = None if case["mask"] is None else tensor(case["mask"], case.device)
-    returned = answer(*inputs, mask)
+    # Without a mask the answer is called without one: the statement gives it a default.
+    returned = answer(*inputs, *([] if case["mask"] is None else [tensor(case["mask"], case.device)]))
+    if returned is None:
+        return {"what you returned": None}
+    form = {"what you return": _form(returned, "output", "weights")}
     if not isinstance(returned, tuple) or len(returned) != 2:
-        return {"what you returned": returned}
-    output, weights = returned
-    values = {"the output": output, "the weights": weights}
+        return form
+    values = form | {"the output": returned[0], "the table of weights": returned[1]}
     if case["gradient"]:
-        (output * tensor(case["direction"], case.device, case["dtype"])).sum().backward()
-        values |= {
-            f"the gradient of {name}": given.grad
-            for name, given in zip(("query", "key", "value"), inputs, strict=True)
-        }
+        direction = tensor(case["direction"], case.device, case["dtype"])
+        values |= _gradients(
+            returned[0], direction, dict(zip(("query", "key", "value"), inputs, strict=True))
+        )
     return values
+
+
+def _form(returned: Any, *parts: str) -> str:
+    """What came back, in words: the same words for every answer that returns a tuple of these parts."""
+    import torch
+
+    if isinstance(returned, torch.Tensor):
+        return "one torch.Tensor"
+    if isinstance(returned, tuple) and len(returned) == len(parts):
+        return f"a tuple ({', '.join(parts)})"
+    if isinstance(returned, (tuple, list)):
+        return f"a {type(returned).__name__} of {len(returned)}"
+    return f"one {type(returned).__name__}"
+
+
+def _gradients(output: Any, direction: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs' gradients of a weighted sum of the output; zeros where none arrives.
+
+    Empty where the output is no tensor of the right shape: then the output itself is the finding.
+    """
+    import torch
+
+    if not isinstance(output, torch.Tensor) or output.shape != direction.shape:
+        return {}
+    if output.requires_grad:
+        (output * direction).sum().backward()
+    return {
+        f"the gradient of {name}": torch.zeros_like(given) if given.grad is None else given.grad
+        for name, given in inputs.items()
+    }
 
 
 def _input(case: Case, name: str) -> Any:
@@ -51,34 +82,30 @@ def cross(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     if not is_module:
         return values
     state = {name: tensor(array) for name, array in case["state"].items()}
-    values["the table of parameters"] = _shapes(module.state_dict())
-    if values["the table of parameters"] != _shapes(state):
+    found = dict(module.named_parameters())
+    values["the list of parameters"] = sorted(found)
+    if sorted(found) != sorted(state):
         return values
-    module.load_state_dict(state)
+    values |= {f"the shape of {name}": list(found[name].shape) for name in sorted(found)}
+    if any(found[name].shape != state[name].shape for name in state):
+        return values
+    module.load_state_dict(state, strict=False)  # a buffer of the answer's own is no parameter
     return values | _outcome(module.to(case.device), case)
 
 
-def _shapes(state: Any) -> dict[str, list[int]]:
-    return {name: list(parameter.shape) for name, parameter in state.items()}
-
-
 def _outcome(module: Any, case: Case) -> dict[str, Any]:
-    hidden_states = tensor(case["hidden_states"], case.device, requires_grad=True)
-    given: dict[str, Any] = {}
+    inputs = {"hidden_states": tensor(case["hidden_states"], case.device, requires_grad=True)}
     if case["context"] is not None:
-        given["context"] = tensor(case["context"], case.device, requires_grad=True)
-    if case["mask"] is not None:
-        given["mask"] = tensor(case["mask"], case.device)
-    returned = module(hidden_states, **given)
+        inputs["context"] = tensor(case["context"], case.device, requires_grad=True)
+    mask = {} if case["mask"] is None else {"mask": tensor(case["mask"], case.device)}
+    returned = module(*inputs.values(), **mask)
+    if returned is None:
+        return {"what you returned": None}
+    form = {"what forward returns": _form(returned, "output", "weights")}
     if not isinstance(returned, tuple) or len(returned) != 2:
-        return {"what forward returned": returned}
-    output, weights = returned
-    (output * tensor(case["direction"], case.device)).sum().backward()
-    values = {"the output": output, "the weights": weights}
-    values["the gradient of hidden_states"] = hidden_states.grad
-    if "context" in given:
-        values["the gradient of context"] = given["context"].grad
-    return values
+        return form
+    values = form | {"the output": returned[0], "the table of weights": returned[1]}
+    return values | _gradients(returned[0], tensor(case["direction"], case.device), inputs)
 
 
 def saturation(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -86,9 +113,12 @@ def saturation(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     queries = [tensor(array, case.device, case["dtype"]) for array in case["queries"]]
     keys = [tensor(array, case.device, case["dtype"]) for array in case["keys"]]
     returned = answer(queries, keys)
+    if returned is None:
+        return {"what you returned": None}
+    form = {"what you return": _form(returned, "scaled", "unscaled", "width")}
     if not isinstance(returned, tuple) or len(returned) != 3:
-        return {"what you returned": returned}
-    return {
+        return form
+    return form | {
         "the mean norm with the scale": returned[0],
         "the mean norm without the scale": returned[1],
         "the width": returned[2],
@@ -100,14 +130,21 @@ def chunked(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     import torch
 
     inputs = [tensor(case[name], case.device, case["dtype"]) for name in ("query", "key", "value")]
-    size = inputs[0].element_size()
     memory = _live_memory(inputs)
     with torch.no_grad(), memory:
         output = answer(*inputs, case["chunk"], causal=case["causal"])
-    return {
+    if output is None:
+        return {"what you returned": None}
+    form = {"what you return": _form(output)}
+    if not isinstance(output, torch.Tensor):
+        return form
+    largest = _against(case["largest"], memory.largest)
+    # One tensor that is too large settles it; what is held besides differs from answer to answer.
+    together = _against(case["budget"], memory.peak) if memory.largest <= case["largest"] else "not judged"
+    return form | {
         "the output": output,
-        "the largest tensor that you made": _against(case["largest"], memory.largest // size),
-        "the sum of all tensors that you held at once": _against(case["budget"], memory.peak // size),
+        "the largest tensor that you made": largest,
+        "the sum of all tensors that you held at once": together,
     }
 
 
@@ -117,7 +154,10 @@ def _against(budget: int, measured: int) -> str:
 
 
 def _live_memory(inputs: list[Any]) -> Any:
-    """A mode that notes the bytes of new tensors: `largest` of one, `peak` of all alive at once."""
+    """A mode that counts the numbers in new tensors: `largest` of one, `peak` of all alive at once.
+
+    Numbers of any dtype count alike: one boolean is one number, and so is one float32 made from a bfloat16.
+    """
     import torch
     from torch.multiprocessing.reductions import StorageWeakRef
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -133,16 +173,16 @@ def _live_memory(inputs: list[Any]) -> Any:
             result = func(*args, **(kwargs or {}))
             for leaf in result if isinstance(result, (tuple, list)) else (result,):
                 if isinstance(leaf, torch.Tensor):
-                    self.note(leaf.untyped_storage())
+                    self.note(leaf.untyped_storage(), leaf.element_size())
             return result
 
-        def note(self, storage: Any) -> None:
+        def note(self, storage: Any, element_size: int) -> None:
             reference = StorageWeakRef(storage)
             if reference in self.given or reference in self.alive:
                 return
             self.alive = {ref: size for ref, size in self.alive.items() if not ref.expired()}
-            self.alive[reference] = storage.nbytes()
-            self.largest = max(self.largest, storage.nbytes())
+            self.alive[reference] = storage.nbytes() // element_size
+            self.largest = max(self.largest, self.alive[reference])
             self.peak = max(self.peak, sum(self.alive.values()))
 
     return LiveMemory()
