@@ -374,9 +374,9 @@ def _check_items(flat: np.ndarray) -> None:
     """A truth value other than 0 or 1, or a letter that does not exist, would fail where it is used."""
     if flat.dtype.kind == "b" and flat.size and flat.view(np.uint8).max() > 1:
         raise ProtocolError("an array with a truth value that is none")
-    if flat.dtype.kind == "U" and flat.nbytes:
-        if flat.view(np.dtype(np.uint32).newbyteorder(flat.dtype.byteorder)).max() > 0x10FFFF:
-            raise ProtocolError("an array with a letter that does not exist")
+    letters = np.dtype(np.uint32).newbyteorder(flat.dtype.byteorder)
+    if flat.dtype.kind == "U" and flat.nbytes and flat.view(letters).max() > 0x10FFFF:
+        raise ProtocolError("an array with a letter that does not exist")
 
 
 # --- a connection ---------------------------------------------------------------------------------------
