@@ -312,13 +312,24 @@ def _bubblewrap(library: Path, privileged: bool) -> list[str]:
         command += ["--ro-bind-try", name, name]
     command += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
     for folder in _beyond_usr([os.path.realpath(sys.base_prefix)]):
-        command += ["--ro-bind", folder, folder]
+        command += [*_open_parents(folder), "--ro-bind", folder, folder]
     command += _hidden()
     for folder in _packages():
-        command += ["--ro-bind", folder, folder]
+        command += [*_open_parents(folder), "--ro-bind", folder, folder]
         if (Path(folder) / "course_lib").is_dir():
             command += ["--tmpfs", str(Path(folder) / "course_lib")]
-    return [*command, "--ro-bind", str(library), INSIDE, "--remount-ro", "/", "--chdir", "/tmp"]
+    return [
+        *command,
+        "--ro-bind",
+        str(library),
+        INSIDE,
+        "--remount-ro",
+        "/dev",
+        "--remount-ro",
+        "/",
+        "--chdir",
+        "/tmp",
+    ]
 
 
 def _system_folders() -> list[str]:
@@ -330,6 +341,12 @@ def _system_folders() -> list[str]:
         elif path.is_dir():
             words += ["--ro-bind", str(path), str(path)]
     return words
+
+
+def _open_parents(folder: str) -> list[str]:
+    """Make the folders above one that learners' users may pass: bubblewrap gives some of them 0700."""
+    parents = [str(path) for path in reversed(Path(folder).parents) if str(path) != "/"]
+    return [word for parent in _beyond_usr(parents) for word in ("--perms", "0755", "--dir", parent)]
 
 
 def _beyond_usr(folders: list[str]) -> list[str]:

@@ -74,7 +74,8 @@ def _preload(modules: list[str]) -> None:
     package = importlib.import_module("course_lib.checks.probes")
     for found in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{found.name}")
-    for name in modules:
+    # torch imports its compiler when an operator is first watched: seconds, in every child anew.
+    for name in ("torch._dynamo", *modules):
         importlib.import_module(name)
 
 
@@ -312,13 +313,17 @@ def _raised(error: BaseException) -> Raised:
         frames = traceback.extract_tb(error.__traceback__)
         own = [frame for frame in frames if frame.filename.startswith("cell-")]
         line = own[-1].lineno or 0 if own else getattr(error, "lineno", None) or 0
-        source = (own[-1].line or "").strip() if own else (getattr(error, "text", None) or "").strip()
-        message = "".join(str(error)).strip().split("\n")[0]
-        parts = [type(error).__name__, message[:LONGEST_MESSAGE], source[:LONGEST_MESSAGE]]
-        name, text, told = ("".join(list(part)) for part in parts)
-        return Raised(name, text, line if type(line) is int else 0, told)
+        source = (own[-1].line if own else getattr(error, "text", None)) or ""
+        name, message, told = (_plain(text) for text in (type(error).__name__, str(error), source))
+        return Raised(name, message, line if type(line) is int else 0, told)
     except BaseException:
         return Raised("Exception", "an exception that cannot be told")
+
+
+def _plain(text: str) -> str:
+    """The first line, as text of no class of the learner's."""
+    lines = str.__getitem__(text, slice(0, LONGEST_MESSAGE)).strip().split("\n")
+    return lines[0].strip()
 
 
 def _flush() -> None:
