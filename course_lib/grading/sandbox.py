@@ -33,7 +33,7 @@ from ..checks.compare import INPUTS
 from ..checks.exercise import Case
 from ..checks.values import Array, Opaque, Raised
 from .confine import Limits
-from .protocol import Channel, ChannelClosed, OutOfTime, ProtocolError
+from .protocol import Channel, ChannelClosed, OutOfTime, ProtocolError, encode
 
 START_SECONDS = 180.0
 ANSWER_SECONDS = 15.0
@@ -409,6 +409,11 @@ class _Conversation:
 
     def _program(self, task: dict[str, Any]) -> bool:
         """Run the cells. Whether there is an answer to try."""
+        try:
+            encode(task)
+        except ProtocolError as error:
+            self.status, self.message = "error", f"The program is too large to be run: {error}."
+            return False
         found = self._ask(task, self.program_seconds, {"errors", "problem"})
         errors, problem = found["errors"], found["problem"]
         numbered = isinstance(errors, dict) and all(

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 import importlib
 import json
 import linecache
@@ -62,6 +63,9 @@ def main(settings: str) -> None:
     except Exception as error:
         control.send({"failed": f"{type(error).__name__}: {error}"})
         return
+    # What is loaded stays: a collection in a child would copy every page that it counts on.
+    gc.collect()
+    gc.freeze()
     control.send({"ready": os.getpid()})
     with contextlib.suppress(ChannelClosed, ProtocolError):
         _serve_jobs(control, given)

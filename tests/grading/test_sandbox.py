@@ -184,6 +184,17 @@ def test_cases_are_drawn_one_at_a_time(worker: Worker) -> None:
     assert drawn == [0, 1, 2]
 
 
+@confined
+def test_programs_that_are_no_programs_are_errors_of_their_own(worker: Worker) -> None:
+    outcome = run(worker, "x = 1\0", "'\ud800'", "(" * 5000, "\x0c\u2028 = 3", HONEST)
+    assert outcome.status == "ok"
+    assert {0, 2, 3} <= set(outcome.errors)
+    outcome = run(worker, "x = '" + "x" * 5_000_000 + "'", HONEST)
+    assert (outcome.status, outcome.values) == ("error", ())
+    assert "too large" in outcome.message
+    assert_unharmed(worker)
+
+
 # --- what is not to be seen -----------------------------------------------------------------------------
 
 
@@ -499,12 +510,17 @@ def test_hostile_values_are_told_by_their_type_alone(worker: Worker) -> None:
         __hash__ = None
     class Text(str):
         __eq__ = lambda self, other: True
+    values = iter([Yes(), [{"a": Yes()}], Liar(), Number(3), Text("a")])
     def double(matrix):
-        return [Yes(), Liar(), Number(3), Text("a"), {"a": Yes()}]
+        return next(values)
     """
-    found = result(run(worker, textwrap.dedent(code)))
-    assert isinstance(found, (Opaque, list)), found
-    assert "Yes" in str(found) or found == Opaque("a list that cannot be sent")
+    outcome = run(worker, textwrap.dedent(code), count=5)
+    assert outcome.status == "ok"
+    assert result(outcome, 0) == Opaque("Yes")
+    assert result(outcome, 1) == [{"a": Opaque("Yes")}]
+    assert result(outcome, 2) == Opaque("Liar")
+    assert result(outcome, 3) == Opaque("a Number that cannot be sent")
+    assert result(outcome, 4) == Opaque("a Text that cannot be sent")
     assert_unharmed(worker)
 
 
