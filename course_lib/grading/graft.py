@@ -193,7 +193,7 @@ def _read_cells(raw: bytes) -> list[_Submitted]:
     if not isinstance(document, dict):
         raise _Unreadable("The file is not a notebook: it holds no object with cells.")
     version, cells = document.get("nbformat"), document.get("cells")
-    if type(version) is not int or version != 4:
+    if version != 4:
         shown = version if type(version) is int and abs(version) < 1000 else "unknown"
         raise _Unreadable(f"The notebook's format is {shown}, not 4: open it in Jupyter and save it again.")
     if not isinstance(cells, list):

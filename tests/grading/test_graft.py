@@ -201,6 +201,14 @@ def test_an_answer_relabelled_as_another_stays_where_its_cell_id_says() -> None:
     assert_others_untouched(extracted)
 
 
+def test_one_cell_never_answers_two_exercises() -> None:
+    notebook = submission()
+    notebook["cells"].remove(cell_of(notebook, "attention-cross"))
+    cell_of(notebook, SDPA)["metadata"]["nbgrader"]["grade_id"] = "attention-cross"
+    extracted = extract(notebook)
+    assert extracted.answers == ANSWERS | {"attention-cross": ANSWERS[SDPA], SDPA: STARTERS[SDPA]}
+
+
 def test_two_answers_with_swapped_cell_ids_are_told_apart_by_their_grade_ids() -> None:
     notebook = submission()
     first, second = cell_of(notebook, SDPA), cell_of(notebook, "attention-cross")
@@ -426,6 +434,25 @@ def test_a_file_that_is_no_notebook_is_a_problem_in_one_sentence(name: str) -> N
     problem = extracted.problem or ""
     assert len(problem) < 160 and problem.endswith((".", "?"))
     assert "\n" not in problem and ". " not in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("deep lists", "100 deep"),
+        ("deep in an output", "100 deep"),
+        ("many values", "2,000,000 values"),
+        ("100,000 cells", "100,000 cells"),
+        ("duplicate keys", "one key twice"),
+        ("a huge integer", "1,000,000 digits"),
+        ("too large", "33,554,433 bytes"),
+        ("format 3", "format is 3"),
+        ("truncated", "stops or breaks at character"),
+        ("another chapter", "right one?"),
+    ],
+)
+def test_the_sentence_says_what_is_wrong(name: str, words: str) -> None:
+    assert words in (extract_answers(BAD_FILES[name], PRISTINE).problem or "")
 
 
 @pytest.mark.parametrize("text", ["1e999999", "-0.5", "NaN", "-Infinity", "123456789012345678901234567890"])
