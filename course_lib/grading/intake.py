@@ -536,7 +536,7 @@ def _flat_identity(stem: str, chapters: tuple[str, ...]) -> _Identity | None:
 def _lone_identity(stem: str, chapters: tuple[str, ...], path: Path) -> _Identity | None:
     """Of a notebook in no folder: `06_attention` in anna's folder or zip, or `anna` for the only chapter."""
     if not _in_name(stem, chapters):
-        return None if _CANVAS.match(stem) else _with_chapter(stem, stem, (), chapters)
+        return _with_chapter(stem, stem, (), chapters)
     where = path.absolute().parent if path.suffix.lower() == ".ipynb" and path.is_file() else path.absolute()
     return _with_chapter(where.name if where.is_dir() else where.stem, stem, (), chapters)
 

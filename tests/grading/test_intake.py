@@ -191,6 +191,26 @@ def test_a_single_notebook_belongs_to_the_folder_it_lies_in(tmp_path: Path) -> N
     assert owners(pack(tmp_path / "anna.zip", "06_attention.ipynb")) == [BOTH[0]]
 
 
+@pytest.mark.parametrize(
+    ("names", "learner"),
+    [
+        (["export/Anna Berg_12_assignsubmission_file_/06_attention.ipynb"], "Anna Berg_12"),
+        (["export/Anna Berg_12_assignsubmission_file_06_attention.ipynb"], "Anna Berg_12"),
+        (["export/berganna_12345_67890_06_attention.ipynb"], "berganna_12345"),
+        (["submitted/anna/week6/06_attention.ipynb"], "anna"),
+        (["anna/my_06_attention.ipynb"], "anna"),
+        (["anna/06_attention.ipynb", "anna/old_06_attention.ipynb"], "anna"),
+        (["anna/06_attention/book.ipynb", "anna/00_welcome/book.ipynb"], "anna"),
+        (["anna/06_attention/06_attention.ipynb", "anna/06_attention/old/06_attention.ipynb"], "anna"),
+    ],
+)
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_one_learner_alone_is_told_from_the_folder_around(
+    tmp_path: Path, form: str, names: list[str], learner: str
+) -> None:
+    assert {owner for owner, _ in owners(in_form(tmp_path, form, names))} == {learner}
+
+
 def test_a_submission_carries_its_bytes_their_hash_and_its_time(tmp_path: Path) -> None:
     put(tmp_path, "anna/06_attention.ipynb", b"\x00any bytes")
     expected = Submission(
