@@ -12,12 +12,17 @@ import functools
 import os
 import resource
 import signal
+import stat
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWPID = 0x00020000, 0x08000000, 0x20000000
+CLONE_NEWUTS, CLONE_NEWUSER, CLONE_NEWNET = 0x04000000, 0x10000000, 0x40000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
-MS_REC, MS_PRIVATE = 1 << 14, 1 << 18
+MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 1 << 12, 1 << 14, 1 << 18, 2
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
 CAPABILITY_VERSION_3 = 0x20080522
 LINUX = sys.platform == "linux"
@@ -86,6 +91,76 @@ def _processor() -> bytes:
         return file.read(1 << 20)
 
 
+def enter(view: Mapping[str, Any]) -> None:
+    """Go on in a new process that sees only what `view` shows; the calling process waits and ends with it.
+
+    user: whether a user namespace comes first, as it must where this process is not root. shown: paths
+    that stay what they are, read-only, the same inside as outside unless a pair [outside, inside].
+    links: [name, target]. devices: paths. hidden: folders that are shown empty.
+    """
+    user, group = os.getuid(), os.getgid()
+    kinds = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWUTS
+    _call("unshare", kinds | (CLONE_NEWUSER if view["user"] else 0))
+    if view["user"]:
+        _write("/proc/self/setgroups", "deny")
+        _write("/proc/self/uid_map", f"1000 {user} 1")
+        _write("/proc/self/gid_map", f"1000 {group} 1")
+    inside = os.fork()
+    if inside:
+        die_with_parent()
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(inside, 0)[1]) & 255)
+    die_with_parent()
+    _new_root(view)
+
+
+def _new_root(view: Mapping[str, Any]) -> None:
+    """Build the view in a file system in memory, make it the root, and let go of the old one."""
+    os.umask(0o022)
+    _mount(b"none", b"/", None, MS_REC | MS_PRIVATE)
+    pairs = [(path, path) if isinstance(path, str) else tuple(path) for path in view["shown"]]
+    # Opened first: what lies in /tmp is covered by the next line.
+    opened = [(os.open(outside, os.O_PATH), inside) for outside, inside in pairs]
+    devices = [(os.open(path, os.O_PATH), path) for path in view["devices"]]
+    _mount(b"tmpfs", b"/tmp", b"tmpfs", MS_NOSUID | MS_NODEV, b"mode=0755,size=16m")
+    Path("/tmp/tmp").mkdir()
+    _mount(b"tmpfs", b"/tmp/tmp", b"tmpfs", MS_NOSUID | MS_NODEV, b"mode=0755,size=64m")
+    for descriptor, path in opened:
+        _show(descriptor, path, MS_RDONLY | MS_NODEV)
+    for descriptor, path in devices:
+        _show(descriptor, path, MS_NOEXEC)
+    for name, target in view["links"]:
+        Path(f"/tmp{name}").symlink_to(target)
+    for folder in ("/proc", "/dev/shm", "/.old"):
+        Path(f"/tmp{folder}").mkdir(parents=True, exist_ok=True)
+    _mount(b"proc", b"/tmp/proc", b"proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    for folder in view["hidden"]:
+        _mount(b"tmpfs", f"/tmp{folder}".encode(), b"tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV)
+    _call("pivot_root", b"/tmp", b"/tmp/.old")
+    os.chdir("/")
+    _call("umount2", b"/.old", MNT_DETACH)
+    _mount(b"none", b"/", None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
+
+
+def _show(descriptor: int, path: str, flags: int) -> None:
+    """Bind an opened file or folder below the new root, with these flags and those that it had."""
+    target = Path(f"/tmp{path}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        target.mkdir(exist_ok=True)
+    else:
+        target.touch()
+    _mount(f"/proc/self/fd/{descriptor}".encode(), bytes(target), None, MS_BIND | MS_REC)
+    os.close(descriptor)
+    # The flags of a mount that came from another owner must not be taken away.
+    had = os.statvfs(target).f_flag & (MS_RDONLY | MS_NODEV | MS_NOEXEC)
+    _mount(b"none", bytes(target), None, MS_REMOUNT | MS_BIND | MS_NOSUID | flags | had)
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w", encoding="ascii") as file:  # noqa: PTH123
+        file.write(text)
+
+
 def set_limits(limits: Limits, processes: bool) -> None:
     """Limits that the kernel holds this process and its children to.
 
@@ -132,8 +207,7 @@ def drop_privileges(uid: int) -> None:
 def prefer_as_victim() -> None:
     """Where memory runs out, the kernel ends this process rather than another."""
     try:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:  # noqa: PTH123
-            file.write("1000")
+        _write("/proc/self/oom_score_adj", "1000")
     except OSError:
         return
 

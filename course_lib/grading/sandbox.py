@@ -21,7 +21,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -43,6 +43,13 @@ ETC = ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alterna
 # Of course_lib, what a learner's process may read. The rest decides, or holds references.
 NOT_STAGED = ("authoring", "__pycache__", "*.pyc", "[0-9][0-9]_*.py")
 STAGED_OF_GRADING = ("__init__.py", "confine.py", "protocol.py", "worker.py")
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+# confine.py by itself, before anything else is imported: afterwards the old paths are gone.
+ENTER = (
+    "import importlib.util as u, json, sys; s = u.spec_from_file_location('alone', {confine!r});"
+    " m = u.module_from_spec(s); sys.modules['alone'] = m; s.loader.exec_module(m);"
+    " m.enter(json.loads(sys.argv[2])); "
+)
 BOOT = "import sys; sys.path[:0] = {paths!r}; from course_lib.grading.worker import main; main(sys.argv[1])"
 CAPABILITIES = ("CAP_SYS_ADMIN", "CAP_SETUID", "CAP_SETGID", "CAP_KILL")
 NEEDED_CAPABILITIES = 1 << 21 | 1 << 7 | 1 << 6
@@ -85,6 +92,11 @@ def _bubblewrap_works() -> bool:
     return available()["bubblewrap"]
 
 
+@functools.cache
+def _namespaces_work() -> bool:
+    return sys.platform == "linux" and (_privileged() or available()["user namespaces"])
+
+
 def stage_library(root: Path, into: Path) -> Path:
     """Copy of `root/course_lib` a learner's process may read; returns `into`, to be given to `Worker`.
 
@@ -107,9 +119,10 @@ def stage_library(root: Path, into: Path) -> Path:
 class Worker:
     """A preloaded process that runs learners' programs, one at a time.
 
-    library: a staged copy of the library, as `stage_library` makes it. isolation: "auto" takes
-    bubblewrap and refuses (NoIsolation) without it; "none" runs submissions with the rights of whoever
-    grades. preload: further modules to import before the first submission.
+    library: a staged copy of the library, as `stage_library` makes it. isolation: "auto" takes "bwrap"
+    (bubblewrap), else "namespaces" (the same by Linux's own calls), and refuses (NoIsolation) without
+    either; "none" runs submissions with the rights of whoever grades. preload: further modules to import
+    before the first submission.
     Enter it in a thread that lives as long as the worker: Linux ends the worker with that thread.
     """
 
@@ -243,33 +256,38 @@ class Worker:
         return self._said.read()[-2000:].decode("utf-8", "replace").strip()
 
     def _command(self, control: int) -> list[str]:
-        privileged = self.isolation == "bwrap" and _privileged()
-        inside = INSIDE if self.isolation == "bwrap" else str(self.library)
+        privileged = self.isolation != "none" and _privileged()
         settings = {
             "control": control,
-            "confined": self.isolation == "bwrap",
+            "confined": self.isolation != "none",
             "drop": privileged,
             "preload": self.preload,
             "limits": asdict(self.limits),
         }
         python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+        inside = str(self.library) if self.isolation == "none" else INSIDE
         boot = BOOT.format(paths=[inside, *_packages()])
+        words = [json.dumps(settings)]
+        if self.isolation == "namespaces":
+            boot = ENTER.format(confine=str(self.library / "course_lib/grading/confine.py")) + boot
+            words.append(json.dumps(_view(self.library, privileged)))
         # Isolated and without site: no path of the learner's, and no .pth file that names the repository.
-        command = [python, "-I", "-S", "-B", "-c", boot, json.dumps(settings)]
-        if self.isolation == "none":
-            return ["env", "-i", *(f"{name}={value}" for name, value in _environment().items()), *command]
-        return [*_bubblewrap(self.library, privileged), *command]
+        command = [python, "-I", "-S", "-B", "-c", boot, *words]
+        return _bubblewrap(self.library, privileged) + command if self.isolation == "bwrap" else command
 
 
 def _chosen(isolation: str) -> str:
-    if isolation not in ("auto", "bwrap", "none"):
-        raise ValueError(f"isolation={isolation!r}, expected 'auto', 'bwrap' or 'none'")
-    if isolation != "none" and not _bubblewrap_works():
-        raise NoIsolation(
-            "bubblewrap does not work here, so a submission could read and change everything that you can:"
-            " install it, or pass isolation='none' to run submissions with your own rights all the same."
-        )
-    return "none" if isolation == "none" else "bwrap"
+    if isolation not in ("auto", "bwrap", "namespaces", "none"):
+        raise ValueError(f"isolation={isolation!r}, expected 'auto', 'bwrap', 'namespaces' or 'none'")
+    works: dict[str, Callable[[], bool]] = {"bwrap": _bubblewrap_works, "namespaces": _namespaces_work}
+    for name in ("bwrap", "namespaces") if isolation == "auto" else (isolation,):
+        if name == "none" or works[name]():
+            return name
+    raise NoIsolation(
+        "Neither bubblewrap nor Linux namespaces work here as asked, so a submission could read and change"
+        " everything that you can: install bubblewrap, or pass isolation='none' to run submissions with your"
+        " own rights all the same."
+    )
 
 
 def _after(seconds: float) -> float:
@@ -299,7 +317,13 @@ def _privileged() -> bool:
 
 def _bubblewrap(library: Path, privileged: bool) -> list[str]:
     """bubblewrap's command line: nothing of this machine but what is named here, and that read-only."""
-    command = ["bwrap", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
+    command = [
+        shutil.which("bwrap") or "bwrap",
+        "--unshare-pid",
+        "--unshare-net",
+        "--unshare-ipc",
+        "--unshare-uts",
+    ]
     command += ["--unshare-cgroup-try", "--hostname", "sandbox", "--die-with-parent", "--new-session"]
     if not privileged:
         command += ["--unshare-user", "--uid", "1000", "--gid", "1000"]
@@ -307,17 +331,18 @@ def _bubblewrap(library: Path, privileged: bool) -> list[str]:
     command += ["--clearenv"]
     for name, value in _environment().items():
         command += ["--setenv", name, value]
-    command += ["--ro-bind", "/usr", "/usr", *_system_folders()]
+    folders, links = _system()
+    command += [word for folder in folders for word in ("--ro-bind", folder, folder)]
+    command += [word for name, target in links for word in ("--symlink", target, name)]
     for name in ETC:
         command += ["--ro-bind-try", name, name]
     command += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
     for folder in _beyond_usr([os.path.realpath(sys.base_prefix)]):
         command += [*_open_parents(folder), "--ro-bind", folder, folder]
-    command += _hidden()
+    command += [word for folder in _repository_shown() for word in ("--tmpfs", folder)]
     for folder in _packages():
         command += [*_open_parents(folder), "--ro-bind", folder, folder]
-        if (Path(folder) / "course_lib").is_dir():
-            command += ["--tmpfs", str(Path(folder) / "course_lib")]
+    command += [word for folder in _installed() for word in ("--tmpfs", folder)]
     return [
         *command,
         "--ro-bind",
@@ -332,15 +357,31 @@ def _bubblewrap(library: Path, privileged: bool) -> list[str]:
     ]
 
 
-def _system_folders() -> list[str]:
-    words = []
-    for name in SYSTEM:
-        path = Path("/") / name
+def _view(library: Path, privileged: bool) -> dict[str, Any]:
+    """The same as `_bubblewrap` for a machine that has namespaces and no bubblewrap."""
+    folders, links = _system()
+    if _repository_shown():
+        raise NoIsolation("The course lies in a system folder: install bubblewrap to grade here.")
+    files = [name for name in ETC if Path(name).exists()]
+    shown: list[Any] = [*folders, *files, *_beyond_usr([os.path.realpath(sys.base_prefix)]), *_packages()]
+    return {
+        "user": not privileged,
+        "shown": [*shown, [str(library), INSIDE]],
+        "links": links,
+        "devices": [path for path in DEVICES if Path(path).exists()],
+        "hidden": _installed(),
+    }
+
+
+def _system() -> tuple[list[str], list[tuple[str, str]]]:
+    """(folders of the system to show, links to make beside them as (name, target))"""
+    folders, links = ["/usr"], []
+    for path in (Path("/") / name for name in SYSTEM):
         if path.is_symlink():
-            words += ["--symlink", str(path.readlink()), str(path)]
+            links.append((str(path), str(path.readlink())))
         elif path.is_dir():
-            words += ["--ro-bind", str(path), str(path)]
-    return words
+            folders.append(str(path))
+    return folders, links
 
 
 def _open_parents(folder: str) -> list[str]:
@@ -353,14 +394,20 @@ def _beyond_usr(folders: list[str]) -> list[str]:
     return [folder for folder in folders if not folder.startswith("/usr/") and folder != "/usr"]
 
 
-def _hidden() -> list[str]:
-    """Where the repository itself lies below a folder that is shown, an empty folder lies over it."""
+def _repository_shown() -> list[str]:
+    """The repository itself, where it lies below a folder that is shown: to be covered."""
     repository = Path(__file__).resolve().parents[2]
     shown = [Path("/usr"), Path(os.path.realpath(sys.base_prefix))]
     installed = str(repository) in _packages()
     if installed or not any(repository.is_relative_to(folder) for folder in shown):
         return []
-    return ["--tmpfs", str(repository)]
+    return [str(repository)]
+
+
+def _installed() -> list[str]:
+    """Copies of the course among the installed packages, which hold the references: to be covered."""
+    found = [Path(folder) / "course_lib" for folder in _packages()]
+    return [str(path) for path in found if path.is_dir()]
 
 
 # --- a conversation -------------------------------------------------------------------------------------
