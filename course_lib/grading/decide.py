@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -344,15 +345,24 @@ def _text(value: Any) -> str:
     return repr(value) if value is None or isinstance(value, (bool, float)) else "something else"
 
 
+# The reference's arrays are rendered once for many submissions; a learner's are forgotten with the array.
+_TEXTS: WeakKeyDictionary[Array, str] = WeakKeyDictionary()
+
+
 def _array_text(array: Array) -> str:
+    if array not in _TEXTS:
+        _TEXTS[array] = _fresh_array_text(array)
+    return _TEXTS[array]
+
+
+def _fresh_array_text(array: Array) -> str:
     what = " ".join(map(json.dumps, (array.container, array.dtype, array.device)))
     head = f"{what} shape {list(array.shape)}"
     if array.data.size > MAX_RENDERED:
         digest = hashlib.sha256(f"{array.data.dtype.str}:".encode())
         digest.update(np.ascontiguousarray(array.data).tobytes())
         return f"{head} sha256 {digest.hexdigest()}"
-    numbers = ", ".join(ascii(number) for number in array.data.ravel().tolist())
-    return f"{head} [{numbers}]"
+    return f"{head} {array.data.ravel().tolist()!a}"
 
 
 # --- nbval ---------------------------------------------------------------------------------------

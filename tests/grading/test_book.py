@@ -305,9 +305,12 @@ def filled(path: Path) -> None:
 
 
 def told_on_opening(path: Path) -> str:
-    with pytest.raises(BookProblem) as caught, Book.open(path) as book:
-        book.rows()
-    text = str(caught.value)
+    with pytest.raises(BookProblem) as caught:
+        Book.open(path)
+    return in_one_sentence(path, str(caught.value))
+
+
+def in_one_sentence(path: Path, text: str) -> str:
     assert path.name in text and str(path.parent) not in text and "\n" not in text
     return text
 
@@ -339,7 +342,9 @@ def test_a_mark_that_cannot_be_read_is_told_in_one_sentence(path: Path) -> None:
     connection.execute("UPDATE marks SET detail = '{\"exercise\": 1'")
     connection.commit()
     connection.close()
-    assert "a mark is unreadable" in told_on_opening(path)
+    with Book.open(path) as book, pytest.raises(BookProblem) as caught:
+        book.rows()
+    assert "a mark is unreadable" in in_one_sentence(path, str(caught.value))
 
 
 def test_another_programs_database_and_another_version_are_told_apart_and_left_alone(path: Path) -> None:

@@ -265,6 +265,13 @@ def test_an_nbval_comment_in_an_answer_has_no_effect_in_the_rendered_notebook(tm
     assert run_stock_nbval(tmp_path, [*pairs, ("same", "same")]) == [False, True]
 
 
+def test_a_list_or_dict_inside_a_value_has_the_references_items_and_no_others() -> None:
+    expected = {"a": [1.0, 2.0], "b": {}}
+    assert agree(exercise(), values(expected), values({"b": {}, "a": [1.0, 2.0 + 1e-6]}))
+    for other in ({"a": [1.0, 2.0], "b": {"c": 1}}, {"a": [1.0], "b": {}}, expected | {"c": 1}, {"b": {}}):
+        assert not agree(exercise(), values(expected), values(other))
+
+
 def test_names_that_the_reference_lacks_are_left_out_and_what_was_returned_stands_alone() -> None:
     assert settle(exercise(), RIGHT, RIGHT | {"extra": 1}) == RIGHT
     lone = {RETURNED: Opaque("Thing")}
