@@ -60,8 +60,8 @@ class Paper:
     """One notebook that a learner handed in.
 
     received: with its time zone; without one it is taken as UTC; None where unknown, which is before all.
-    version: orders papers of the same time. sha256: of the file as it came. problem: why it could not be
-    read, in one sentence, or nothing.
+    version: orders papers of the same time, then the name does. sha256: of the file as it came.
+    problem: why it could not be read, in one sentence, or nothing.
     """
 
     learner: str
@@ -252,7 +252,7 @@ class Book:
         with self._snapshot() as connection:
             found = connection.execute(
                 "SELECT id, learner, assignment, name, received, late, sha256, key, problem, notes"
-                " FROM submissions ORDER BY learner, assignment, received, version, id"
+                " FROM submissions ORDER BY learner, assignment, received, version, name, sha256, id"
             ).fetchall()
             newest = {(row[1], row[2]): row[0] for row in found}
             rows = ((row, newest[row[1], row[2]] == row[0]) for row in found)

@@ -173,32 +173,44 @@ def decide(
     reason = _machinery(cases, expected, actual, ended)
     if reason:
         return ungraded(exercise, reason)
-    found = [
-        (index, _explain(exercise, case, want, got))
-        for index, (case, want, got) in enumerate(zip(cases, expected, actual, strict=False))
-        if not agree(exercise, want, got)
-    ]
+    found = _findings(exercise, cases, expected, actual)
     if ended != "ok":
         index = min(len(actual), len(cases) - 1)
-        found = [pair for pair in found if pair[0] != index]
-        found.append((index, _ending(cases[index], ended, message)))
+        found[index] = _ending(cases[index], ended, message)
     if not found:
         return Mark(exercise.id, exercise.title, exercise.points, exercise.points, "passed", len(cases))
-    shown = _shown_cases(cases)
-    status = {"not_started": "not started", "timeout": "timeout"}.get(found[0][1].kind, "failed")
     named = _recognise(exercise, expected, actual, wrong or {}) if ended == "ok" else None
+    return _not_passed(exercise, cases, found, named)
+
+
+def _findings(
+    exercise: Exercise, cases: Sequence[Case], expected: Sequence[Any], actual: Sequence[Any]
+) -> dict[int, Finding]:
+    """What is wrong, by the case's place; nothing where nbval calls all outputs equal."""
+    return {
+        index: _explain(exercise, case, want, got)
+        for index, (case, want, got) in enumerate(zip(cases, expected, actual, strict=False))
+        if not agree(exercise, want, got)
+    }
+
+
+def _not_passed(
+    exercise: Exercise, cases: Sequence[Case], found: dict[int, Finding], named: Misconception | None
+) -> Mark:
+    shown = _shown_cases(cases)
+    first = next(iter(found.values()))
     return Mark(
         exercise=exercise.id,
         title=exercise.title,
         points=exercise.points,
         earned=0,
-        status=status,
+        status={"not_started": "not started", "timeout": "timeout"}.get(first.kind, "failed"),
         cases=len(cases),
         failed=len(found),
-        findings=tuple(_for_learner(finding, index < shown) for index, finding in found),
+        findings=tuple(_for_learner(finding, index < shown) for index, finding in found.items()),
         misconception=named.name if named else None,
         advice=named.sentence if named else None,
-        private=tuple(_cut(finding.text) for _, finding in found),
+        private=tuple(_cut(finding.text) for finding in found.values()),
     )
 
 

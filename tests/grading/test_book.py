@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ FAILED = replace(
 )
 
 
-def paper(learner: str = "ada", hour: int = 0, **changes: object) -> Paper:
+def paper(learner: str = "ada", hour: int = 0, **changes: Any) -> Paper:
     made = Paper(learner, ASSIGNMENT, "06_attention.ipynb", NOON + timedelta(hours=hour), sha256=f"{hour}")
     return replace(made, **changes)
 
@@ -142,6 +143,9 @@ def test_versions_order_papers_of_one_time_and_zones_are_understood(book: Book) 
     book.record(paper(version=2), key("second"), [mark()])
     book.record(paper(version=1), key("first"), [mark()])
     assert book.rows()[0].key == key("second")
+    book.record(paper("eve", name="b.ipynb"), key("b"), [mark()])
+    book.record(paper("eve", name="a.ipynb"), key("a"), [mark()])
+    assert {row.learner: row.key for row in book.rows()}["eve"] == key("b")
     east = NOON.replace(hour=20, tzinfo=timezone(timedelta(hours=9)))  # 11:00 UTC
     book.record(paper(received=east), key("earlier"), [mark()])
     book.record(paper("bob", received=datetime(2026, 3, 1, 12)), key("x"), [mark()])

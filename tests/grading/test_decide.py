@@ -74,7 +74,7 @@ RIGHT = values(array([1.0, 2.0]))
 
 
 @cache
-def case_values(exercise_id: str) -> tuple[list[Case], list[dict[str, Any]], dict[str, list[Any]]]:
+def case_values(exercise_id: str) -> tuple[list[Case], list[Any], dict[str, list[Any]]]:
     """Cases, the reference's values, and by name those of right and wrong answers."""
     entry = get(exercise_id)
     cases = public_first(entry.cases(np.random.default_rng(SEED)))
@@ -266,9 +266,15 @@ def test_an_nbval_comment_in_an_answer_has_no_effect_in_the_rendered_notebook(tm
 
 
 def test_a_list_or_dict_inside_a_value_has_the_references_items_and_no_others() -> None:
-    expected = {"a": [1.0, 2.0], "b": {}}
+    expected: dict[str, Any] = {"a": [1.0, 2.0], "b": {}}
     assert agree(exercise(), values(expected), values({"b": {}, "a": [1.0, 2.0 + 1e-6]}))
-    for other in ({"a": [1.0, 2.0], "b": {"c": 1}}, {"a": [1.0], "b": {}}, expected | {"c": 1}, {"b": {}}):
+    others: tuple[dict[str, Any], ...] = (
+        {"a": [1.0, 2.0], "b": {"c": 1}},
+        {"a": [1.0], "b": {}},
+        expected | {"c": 1},
+        {"b": {}},
+    )
+    for other in others:
         assert not agree(exercise(), values(expected), values(other))
 
 

@@ -7,6 +7,7 @@ import io
 import json
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ UNGRADED = Entry(Mark("attention/mask", "Mask", 1, None, "ungraded", private=(SE
 BY_STAFF = Override(1.5, "the idea is right", "T. A.", "2026-03-02T00:00:00.000000Z")
 
 
-def row(*entries: Entry, learner: str = "ada", **changes: object) -> Row:
+def row(*entries: Entry, learner: str = "ada", **changes: Any) -> Row:
     made = Row(
         id=1,
         learner=learner,

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,7 +60,7 @@ class Reader(HTMLParser):
             self.text += data
 
 
-def row(*entries: Entry, **changes: object) -> Row:
+def row(*entries: Entry, **changes: Any) -> Row:
     made = Row(
         id=1,
         learner="ada",
