@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import functools
 import os
-import resource
 import signal
 import stat
 import sys
@@ -39,7 +38,7 @@ class Limits:
     """
 
     memory: int = 4 * GIBIBYTE
-    processes: int = 64
+    processes: int = 32
     file: int = 32 << 20
     scratch: int = 64 << 20
     open_files: int = 256
@@ -177,6 +176,8 @@ def set_limits(limits: Limits, processes: bool) -> None:
         "RLIMIT_MEMLOCK": 0,
         "RLIMIT_MSGQUEUE": 0,
     }
+    import resource  # which Windows lacks
+
     if not processes:
         del wanted["RLIMIT_NPROC"]
     for name, value in wanted.items():
@@ -186,6 +187,8 @@ def set_limits(limits: Limits, processes: bool) -> None:
 
 
 def _set_limit(kind: int, value: int) -> None:
+    import resource
+
     hard = resource.getrlimit(kind)[1]
     lowered = value if hard == resource.RLIM_INFINITY else min(value, hard)
     # Some systems know a limit by name and refuse to set it.

@@ -3,8 +3,12 @@
     with Worker(library, Limits()) as worker:
         outcome = worker.run(cells, "attention.sdpa", "scaled_dot_product_attention", cases)
 
-The worker process (`course_lib.grading.worker`) is started once, inside bubblewrap, and forks for each
+The worker process (`course_lib.grading.worker`) is started once, inside namespaces, and forks for each
 submission. This process never imports torch. It draws a case only when the case before is answered.
+
+What it does not do: limit the memory of all processes of a submission together (each has its limit, and
+the kernel is told to end them first), show a GPU, or withstand a fault in the kernel itself. With the
+rights of root but without CAP_SYS_ADMIN the kernel does not count processes; wall time still ends them.
 """
 
 from __future__ import annotations
@@ -279,6 +283,8 @@ class Worker:
 def _chosen(isolation: str) -> str:
     if isolation not in ("auto", "bwrap", "namespaces", "none"):
         raise ValueError(f"isolation={isolation!r}, expected 'auto', 'bwrap', 'namespaces' or 'none'")
+    if not hasattr(os, "fork"):
+        raise NoIsolation("This system cannot fork a process: grade on Linux, in a container or in WSL2.")
     works: dict[str, Callable[[], bool]] = {"bwrap": _bubblewrap_works, "namespaces": _namespaces_work}
     for name in ("bwrap", "namespaces") if isolation == "auto" else (isolation,):
         if name == "none" or works[name]():
