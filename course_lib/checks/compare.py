@@ -158,15 +158,23 @@ def _scalar_difference(
         actual = actual.data.reshape(()).item()
     numbers = isinstance(expected, (int, float)) and isinstance(actual, (int, float))
     if numbers and isinstance(expected, bool) == isinstance(actual, bool):
-        exact = isinstance(expected, int) and isinstance(actual, int)
-        absolute, relative = (0.0, 0.0) if exact else tolerance.bounds("float32")
-        if np.isclose(actual, expected, rtol=relative, atol=absolute, equal_nan=True):
+        if _close_numbers(expected, actual, tolerance):
             return None
     elif type(expected) is not type(actual):
         return _finding("type", case, name, actual=describe(actual), expected=describe(expected))
     elif expected == actual:
         return None
     return _finding("scalar", case, name, actual=_shown(actual), expected=_shown(expected))
+
+
+def _close_numbers(expected: float, actual: float, tolerance: Tolerance) -> bool:
+    if isinstance(expected, int) and isinstance(actual, int):
+        return expected == actual
+    absolute, relative = tolerance.bounds("float32")
+    try:
+        return bool(np.isclose(float(actual), float(expected), rtol=relative, atol=absolute, equal_nan=True))
+    except OverflowError:  # An integer beyond the largest float.
+        return False
 
 
 def _is_flat(items: list[Any]) -> bool:

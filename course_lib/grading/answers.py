@@ -117,4 +117,5 @@ def _execute(source: str, name: str, scope: dict[str, Any]) -> None:
     # Known to linecache, so that tracebacks and inspect.getsource show the learner's lines.
     plain = "\n".join("pass" if line.lstrip().startswith(("%", "!")) else line for line in source.split("\n"))
     linecache.cache[name] = (len(plain), None, plain.splitlines(keepends=True), name)
-    exec(compile(plain, name, "exec"), scope)
+    # Not our own __future__ imports: a learner's cell runs as in a kernel.
+    exec(compile(plain, name, "exec", dont_inherit=True), scope)

@@ -314,6 +314,20 @@ def test_the_verdict_names_what_was_forbidden() -> None:
     assert evaluate(exercise, lambda x: x - x.sum(-1, keepdim=True) / x.shape[-1]).passed
 
 
+@pytest.mark.parametrize("number", [2**60 + 1, 10**400, -(10**400), float("inf"), float("nan")])
+def test_large_and_odd_numbers_are_compared_exactly_and_break_nothing(number: float) -> None:
+    exercise = replace(
+        TINY,
+        cases=lambda rng: [Case("an exact one", {"n": 2**60})],
+        probe=lambda answer, case: {"the number": answer(case["n"])},
+        reference=lambda n: n,
+        misconceptions=(),
+        steps=None,
+    )
+    assert evaluate(exercise, lambda n: 2**60).passed
+    assert evaluate(exercise, lambda n: number).status == "failed"
+
+
 def test_a_forbidden_operator_is_named_as_a_person_would() -> None:
     verdict = evaluate(replace(TINY, forbidden=("aten::mean",)), centre)
     assert verdict.sentences()[0].startswith("torch's `mean` may not be used in this exercise.")

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -609,11 +610,12 @@ def test_notebooks_are_read_one_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
     path = in_form(tmp_path, "zip", [f"{index}/06_attention.ipynb" for index in range(50)])
     opened: list[str] = []
     real = zipfile.ZipFile.open
-    monkeypatch.setattr(
-        zipfile.ZipFile,
-        "open",
-        lambda self, info, *rest: (opened.append(info.filename), real(self, info, *rest))[1],
-    )
+
+    def noting(self: zipfile.ZipFile, info: zipfile.ZipInfo, *rest: Any) -> Any:
+        opened.append(info.filename)
+        return real(self, info, *rest)
+
+    monkeypatch.setattr(zipfile.ZipFile, "open", noting)
     records = read_submissions(path, ONE)
     next(records), next(records)
     assert len(opened) == 2
