@@ -85,7 +85,7 @@ def evaluate(
     explain: on failure, look for the misconception and the first differing step.
     """
     cases = draw_cases(exercise, secrets.randbits(63) if seed is None else seed, hidden_only)
-    expected = [_run_probe(exercise, exercise.reference, case) for case in cases]
+    expected = [run_probe(exercise, exercise.reference, case) for case in cases]
     actual = run_answer(exercise, answer, cases)
     findings = []
     for case, want, got in zip(cases, expected, actual, strict=False):
@@ -130,7 +130,7 @@ _STOPPING = ("ForbiddenCall", "TimeLimitReached")
 def _run_guarded(exercise: Exercise, answer: Any, case: Case) -> dict[str, Any] | Raised:
     try:
         with forbid(exercise.forbidden), time_limit(exercise.seconds):
-            return _run_probe(exercise, answer, case)
+            return run_probe(exercise, answer, case)
     except TimeLimitReached:
         return Raised("TimeLimitReached", f"{exercise.seconds:g}")
     except ForbiddenCall as error:
@@ -139,7 +139,8 @@ def _run_guarded(exercise: Exercise, answer: Any, case: Case) -> dict[str, Any] 
         return _raised(error)
 
 
-def _run_probe(exercise: Exercise, answer: Any, case: Case) -> dict[str, Any]:
+def run_probe(exercise: Exercise, answer: Any, case: Case) -> dict[str, Any]:
+    """The normalised values of an answer on one case, and whether it left the inputs as they were."""
     # A copy: an answer that changes its inputs must not change what the reference is given.
     own = Case(case.name, copy.deepcopy(dict(case.inputs)), case.hidden, case.device)
     with watched_inputs() as given:
@@ -234,7 +235,7 @@ def _departure(exercise: Exercise, answer: Any, cases: Sequence[Case], name: str
     try:
         steps = exercise.steps(case)
         with time_limit(TRACING_IS_SLOWER * exercise.seconds), trace:
-            _run_probe(exercise, answer, case)
+            run_probe(exercise, answer, case)
     except (Exception, SystemExit):
         if not trace.arrays:
             return None
