@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from course_lib.checks.engine import run_probe, draw_cases
+from course_lib.checks.engine import draw_cases, run_probe
 from course_lib.checks.exercise import Exercise
 from course_lib.checks.registry import all_exercises
 from course_lib.grading.answers import check_cells, read_notebook
