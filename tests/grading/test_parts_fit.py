@@ -24,7 +24,10 @@ pytestmark = pytest.mark.skipif(not available()["bubblewrap"], reason="bubblewra
 @pytest.fixture(scope="module")
 def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     library = stage_library(ROOT, tmp_path_factory.mktemp("staged") / "library")
-    with Worker(library) as started:
+    # What the cells import is loaded once, before anything is confined.
+    with Worker(
+        library, preload=("numpy", "torch", "regex", "tokenizers", "course_lib.tokenizers")
+    ) as started:
         yield started
 
 
