@@ -6,7 +6,7 @@ import copy
 import re
 import secrets
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -280,6 +280,3 @@ def _cuda_available() -> bool:
     import torch
 
     return torch.cuda.is_available()
-
-
-Evaluate = Callable[..., Verdict]
