@@ -75,7 +75,8 @@ class Outcome:
     be evaluated), "timeout", "killed" (the process ended itself or was ended by a limit) or "violation"
     (it sent what no honest worker sends). values: one entry for each case answered, as
     `checks.engine.run_answer` gives them; none after a violation. errors: exceptions by cell.
-    problem: what the expression raised.
+    problem: what the expression raised. seconds: for each value, the wall time from before its case was
+    sent until the answer was here, by this process's own clock.
     """
 
     status: str
@@ -84,6 +85,7 @@ class Outcome:
     printed: str = ""
     errors: dict[int, Raised] = field(default_factory=dict)
     problem: Raised | None = None
+    seconds: tuple[float, ...] = ()
 
 
 def available() -> dict[str, bool]:
@@ -433,6 +435,7 @@ class _Conversation:
         self.status = "ok"
         self.message = ""
         self.values: list[dict[str, Any] | Raised] = []
+        self.seconds: list[float] = []
         self.errors: dict[int, Raised] = {}
         self.problem: Raised | None = None
 
@@ -452,7 +455,9 @@ class _Conversation:
                 return
             for number, case in enumerate(cases):
                 asked = f"Case {number + 1}"
+                started = time.perf_counter()
                 self.values.append(self._case(number, case))
+                self.seconds.append(time.perf_counter() - started)
         except OutOfTime:
             self.status, self.message = "timeout", f"{asked} took longer than allowed."
         except ChannelClosed:
@@ -515,8 +520,16 @@ class _Conversation:
         if self.status == "killed":
             how = f"signal {report['signal']}" if "signal" in report else f"exit code {report['code']}"
             self.message = f"The process ended before it had answered ({how})."
-        values = () if self.status == "violation" else tuple(self.values)
-        return Outcome(self.status, values, self.message, report["printed"], self.errors, self.problem)
+        told = self.status != "violation"
+        return Outcome(
+            self.status,
+            tuple(self.values) if told else (),
+            self.message,
+            report["printed"],
+            self.errors,
+            self.problem,
+            tuple(self.seconds) if told else (),
+        )
 
 
 def _is_normalised(value: Any) -> bool:
