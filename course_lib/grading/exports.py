@@ -33,13 +33,13 @@ def to_csv(rows: Sequence[Row]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(
-        ["learner", "assignment", "received", "late", *map(_cell, exercises), "earned", "points", "note"]
+        ["learner", "assignment", "received", "late", *map(csv_cell, exercises), "earned", "points", "note"]
     )
     for row in rows:
         earned = {entry.mark.exercise: _number(entry.earned) for entry in row.entries}
-        head = [_cell(row.learner), _cell(row.assignment), row.received, "yes" if row.late else "no"]
+        head = [csv_cell(row.learner), csv_cell(row.assignment), row.received, "yes" if row.late else "no"]
         scores = [earned.get(exercise, "") for exercise in exercises]
-        writer.writerow([*head, *scores, _number(row.earned), str(row.points), _cell(note_of(row))])
+        writer.writerow([*head, *scores, _number(row.earned), str(row.points), csv_cell(note_of(row))])
     return buffer.getvalue()
 
 
@@ -149,7 +149,7 @@ def _number(points: float | None) -> str:
     return "" if points is None else f"{points:g}"
 
 
-def _cell(text: str) -> str:
+def csv_cell(text: str) -> str:
     """Text that no spreadsheet runs: a quote before what would be a formula."""
     return f"'{text}" if text.startswith(_FORMULA) else text
 

@@ -272,7 +272,7 @@ class Worker:
         }
         python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
         inside = str(self.library) if self.isolation == "none" else INSIDE
-        boot = BOOT.format(paths=[inside, *_packages()])
+        boot = BOOT.format(paths=[inside, *installed_packages()])
         words = [json.dumps(settings)]
         if self.isolation == "namespaces":
             boot = ENTER.format(confine=str(self.library / "course_lib/grading/confine.py")) + boot
@@ -309,7 +309,7 @@ def _environment() -> dict[str, str]:
     return threads | places | rest
 
 
-def _packages() -> list[str]:
+def installed_packages() -> list[str]:
     """The folders of installed packages, each once."""
     return list(dict.fromkeys(os.path.realpath(sysconfig.get_path(name)) for name in ("purelib", "platlib")))
 
@@ -348,7 +348,7 @@ def _bubblewrap(library: Path, privileged: bool) -> list[str]:
     for folder in _beyond_usr([os.path.realpath(sys.base_prefix)]):
         command += [*_open_parents(folder), "--ro-bind", folder, folder]
     command += [word for folder in _repository_shown() for word in ("--tmpfs", folder)]
-    for folder in _packages():
+    for folder in installed_packages():
         command += [*_open_parents(folder), "--ro-bind", folder, folder]
     command += [word for folder in _installed() for word in ("--tmpfs", folder)]
     return [
@@ -371,7 +371,12 @@ def _view(library: Path, privileged: bool) -> dict[str, Any]:
     if _repository_shown():
         raise NoIsolation("The course lies in a system folder: install bubblewrap to grade here.")
     files = [name for name in ETC if Path(name).exists()]
-    shown: list[Any] = [*folders, *files, *_beyond_usr([os.path.realpath(sys.base_prefix)]), *_packages()]
+    shown: list[Any] = [
+        *folders,
+        *files,
+        *_beyond_usr([os.path.realpath(sys.base_prefix)]),
+        *installed_packages(),
+    ]
     return {
         "user": not privileged,
         "shown": [*shown, [str(library), INSIDE]],
@@ -406,7 +411,7 @@ def _repository_shown() -> list[str]:
     """The repository itself, where it lies below a folder that is shown: to be covered."""
     repository = Path(__file__).resolve().parents[2]
     shown = [Path("/usr"), Path(os.path.realpath(sys.base_prefix))]
-    installed = str(repository) in _packages()
+    installed = str(repository) in installed_packages()
     if installed or not any(repository.is_relative_to(folder) for folder in shown):
         return []
     return [str(repository)]
@@ -414,7 +419,7 @@ def _repository_shown() -> list[str]:
 
 def _installed() -> list[str]:
     """Copies of the course among the installed packages, which hold the references: to be covered."""
-    found = [Path(folder) / "course_lib" for folder in _packages()]
+    found = [Path(folder) / "course_lib" for folder in installed_packages()]
     return [str(path) for path in found if path.is_dir()]
 
 
