@@ -7,7 +7,7 @@ import re
 import secrets
 import traceback
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from .guard import ForbiddenCall, forbid
 from .limits import TimeLimitReached, time_limit
 from .messages import sentence
 from .probes import watched_inputs, were_changed
+from .replay import Replay
 from .trace import Trace, first_departure
 from .values import Raised, equal, normalise
 
@@ -71,6 +72,14 @@ class Verdict:
         return asdict(self) | {"earned": self.earned, "sentences": self.sentences()}
 
 
+class NoCases(LookupError):
+    """An exercise has no cases of the kind that was asked for; the message says so."""
+
+    def _render_traceback_(self) -> list[str]:
+        """One line in a notebook."""
+        return [str(self)]
+
+
 def evaluate(
     exercise: Exercise,
     answer: Any,
@@ -83,6 +92,7 @@ def evaluate(
 
     seed: for the cases; a fresh one when None. hidden_only: leave out the public cases.
     explain: on failure, look for the misconception and the first differing step.
+    Raises NoCases where only hidden cases are asked for and there are none.
     """
     cases = draw_cases(exercise, secrets.randbits(63) if seed is None else seed, hidden_only)
     expected = [run_probe(exercise, exercise.reference, case) for case in cases]
@@ -107,8 +117,10 @@ def evaluate(
 def draw_cases(exercise: Exercise, seed: int, hidden_only: bool = False) -> list[Case]:
     """The exercise's cases for this seed, on the GPU too where the exercise asks and there is one."""
     cases = [case for case in exercise.cases(np.random.default_rng(seed)) if case.hidden or not hidden_only]
+    if not cases:
+        raise NoCases(sentence("no_hidden", id=exercise.id))
     if exercise.gpu and _cuda_available():
-        cases += [Case(f"{case.name} on CUDA", case.inputs, case.hidden, "cuda") for case in cases]
+        cases += [replace(case, name=f"{case.name} on CUDA", device="cuda") for case in cases]
     return cases
 
 
@@ -141,6 +153,8 @@ def _run_guarded(exercise: Exercise, answer: Any, case: Case) -> dict[str, Any] 
 
 def run_probe(exercise: Exercise, answer: Any, case: Case) -> dict[str, Any]:
     """The normalised values of an answer on one case, and whether it left the inputs as they were."""
+    if isinstance(answer, Replay):
+        return answer.on(case)
     # A copy: an answer that changes its inputs must not change what the reference is given.
     own = Case(case.name, copy.deepcopy(dict(case.inputs)), case.hidden, case.device)
     with watched_inputs() as given:

@@ -36,6 +36,8 @@ SENTENCES: dict[str, str] = {
     "hint": 'For a hint, run `hint("{id}")`: {left} of {total} left.',
     "no_hint": "You have seen all {total} hints. The solved notebook is in the course's folder `solutions`.",
     "more_cases": "{failed} of {cases} cases failed.",
+    "no_hidden": "There are no hidden cases of {id} here; a graded run has its own.",
+    "not_in_pack": "There is no answer to {id} here yet: write yours, pass its check, and export again.",
     "unknown": "There is no exercise {id!r}. {near}",
     "same_object": "The check was given the library's own {name}, not yours. Pass the one that you wrote.",
     "device_note": "Run on {device}.",

@@ -1,0 +1,70 @@
+"""Cases and answers that were recorded: what stands in a learners' pack where the course has code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from .exercise import Case
+from .guard import resolve
+from .messages import sentence
+from .values import Array
+
+REFERENCE = ""
+
+
+@dataclass(frozen=True)
+class RecordedCase(Case):
+    """A case, what the recorded answers gave on it, and the reference's steps.
+
+    values: by the name of the answer; the reference's is REFERENCE. An answer that was stopped at an
+    earlier case has none here.
+    """
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    steps: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Stands for an exercise's function of cases: one of several draws, chosen by the generator."""
+
+    draws: Sequence[Sequence[RecordedCase]]
+
+    def __call__(self, rng: np.random.Generator) -> list[Case]:
+        return list(self.draws[int(rng.integers(len(self.draws)))])
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Stands for an answer: gives on a recorded case what that answer gave.
+
+    library: "module:name" of the same answer in the library; without it nothing here can be called.
+    """
+
+    exercise: str
+    name: str = REFERENCE
+    library: str | None = None
+
+    def on(self, case: Case) -> Any:
+        """The answer's normalised values, or what it raised; on CUDA the tensors are said to be there."""
+        assert isinstance(case, RecordedCase)
+        found = case.values[self.name]
+        return found if case.device == "cpu" else _on_device(found, case.device)
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        if self.library is None:
+            raise NotImplementedError(sentence("not_in_pack", id=self.exercise))
+        return resolve(self.library.replace(":", "."))(*arguments, **named)
+
+
+def _on_device(value: Any, device: str) -> Any:
+    if isinstance(value, Array):
+        moves = value.container == "torch.Tensor" and value.device == "cpu"
+        return replace(value, device=device) if moves else value
+    if isinstance(value, dict):
+        return {name: _on_device(item, device) for name, item in value.items()}
+    return [_on_device(item, device) for item in value] if isinstance(value, list) else value
