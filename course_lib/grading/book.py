@@ -252,7 +252,7 @@ class Book:
         with self._snapshot() as connection:
             found = connection.execute(
                 "SELECT id, learner, assignment, name, received, late, sha256, key, problem, notes"
-                " FROM submissions ORDER BY learner, assignment, received, version, name, sha256, id"
+                " FROM submissions ORDER BY learner, assignment, received, version, name, id"
             ).fetchall()
             newest = {(row[1], row[2]): row[0] for row in found}
             rows = ((row, newest[row[1], row[2]] == row[0]) for row in found)

@@ -17,13 +17,14 @@ from __future__ import annotations
 import os
 import re
 import stat
+import struct
 import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -55,9 +56,10 @@ class Submission:
     """One notebook as it was handed in.
 
     learner: name that identifies the learner within this intake. name: path inside the folder or archive.
-    received: when it was handed in as far as that is known, in UTC: nbgrader's timestamp, else the time of
-    the file; a zip's times carry no zone and are read as UTC. late: whether the LMS marked it so. sha256:
-    of `raw`, in hexadecimal. version: number that an LMS or a browser added to the name of a later copy.
+    received: when it was handed in, in UTC, or None where the export does not tell: Moodle and Canvas date
+    their files to the moment of the download. Else nbgrader's timestamp, or the time of the file. late:
+    whether the LMS marked it so, as Canvas does. sha256: of `raw`, in hexadecimal. version: number that an
+    LMS or a browser added to the name of a later copy.
     """
 
     learner: str
@@ -79,43 +81,26 @@ class Refused:
 
 
 def read_submissions(
-    path: Path, chapters: Sequence[str], *, limits: Limits | None = None
+    path: Path, chapters: Sequence[str], *, limits: Limits | None = None, zone: tzinfo | None = None
 ) -> Iterator[Submission | Refused]:
     """Every notebook of these chapters below a folder, in a zip, or the single one in a file.
 
-    chapters: names such as "06_attention". Notebooks are read one at a time, as they are asked for. All of
-    a learner's copies are yielded; `newest` says which one counts. Raises ValueError without a chapter.
+    chapters: names such as "06_attention". zone: of the clock that a zip's times were written by, where
+    the zip does not say; this computer's when None. Notebooks are read one at a time, as they are asked for,
+    and none is kept. All of a learner's copies are yielded; the gradebook says which one counts. Raises
+    ValueError without a chapter.
     """
     if not chapters:
         raise ValueError("chapters is empty; give at least one, such as '06_attention'")
-    return _read(path, tuple(chapters), limits or Limits())
+    return _read(path, tuple(chapters), limits or Limits(), zone)
 
 
-def newest(submissions: Iterable[Submission]) -> list[Submission]:
-    """The one that counts for each learner and chapter, in order of first appearance.
-
-    The latest received, then the highest version, then the last name in the alphabet. A time that is not
-    known is before all others.
-    """
-    best: dict[tuple[str, str], Submission] = {}
-    for submission in submissions:
-        key = (submission.learner, submission.chapter)
-        if key not in best or _age(best[key]) < _age(submission):
-            best[key] = submission
-    return list(best.values())
-
-
-_NEVER = datetime.min.replace(tzinfo=UTC)
-
-
-def _age(submission: Submission) -> tuple[datetime, int, str, str]:
-    return (submission.received or _NEVER, submission.version, submission.name, submission.sha256)
-
-
-def _read(path: Path, chapters: tuple[str, ...], limits: Limits) -> Iterator[Submission | Refused]:
+def _read(
+    path: Path, chapters: tuple[str, ...], limits: Limits, zone: tzinfo | None
+) -> Iterator[Submission | Refused]:
     with ExitStack() as stack:
         try:
-            found = list(_entries(path, limits, stack))
+            found = list(_entries(path, limits, zone, stack))
         except _Unusable as error:
             yield Refused(_clean(path.name), str(error))
             return
@@ -144,7 +129,7 @@ class _Entry:
     read: Callable[[], bytes]
 
 
-def _entries(path: Path, limits: Limits, stack: ExitStack) -> Iterator[_Entry | Refused]:
+def _entries(path: Path, limits: Limits, zone: tzinfo | None, stack: ExitStack) -> Iterator[_Entry | Refused]:
     try:
         kind = path.stat().st_mode
     except (OSError, ValueError) as error:
@@ -157,7 +142,7 @@ def _entries(path: Path, limits: Limits, stack: ExitStack) -> Iterator[_Entry | 
         # The file that the staff named may be a link; what it leads to is read.
         yield _file_entry(path.resolve(), (path.name,), limits)
     else:
-        yield from _archive_entries(path, limits, stack)
+        yield from _archive_entries(path, limits, zone, stack)
 
 
 def _reason(error: Exception) -> str:
@@ -238,7 +223,12 @@ def _file_bytes(path: Path, limit: int) -> bytes:
 
 
 def _capped(file: IO[bytes], limit: int) -> bytes:
-    raw = file.read(limit + 1)
+    # In pieces: a single read of `limit` takes that much memory at once, however small the file is.
+    pieces, left = list[bytes](), limit + 1
+    while left > 0 and (piece := file.read(min(left, 2**20))):
+        pieces.append(piece)
+        left -= len(piece)
+    raw = b"".join(pieces)
     if len(raw) > limit:
         raise _Unusable(f"It is larger than the {limit:,} bytes that are read.")
     return raw
@@ -271,7 +261,9 @@ class _SmallReads:
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError)
 
 
-def _archive_entries(path: Path, limits: Limits, stack: ExitStack) -> Iterator[_Entry | Refused]:
+def _archive_entries(
+    path: Path, limits: Limits, zone: tzinfo | None, stack: ExitStack
+) -> Iterator[_Entry | Refused]:
     try:
         # Read at least as much at once as the search for the archive's end does.
         file = _SmallReads(stack.enter_context(path.open("rb")), max(limits.directory_bytes, 2**17))
@@ -294,7 +286,7 @@ def _archive_entries(path: Path, limits: Limits, stack: ExitStack) -> Iterator[_
         if refusal:
             yield Refused(_clean(member.filename), refusal)
         else:
-            yield _Entry(parts, _member_time(member), _member_reader(archive, member, limits, budget))
+            yield _Entry(parts, _member_time(member, zone), _member_reader(archive, member, limits, budget))
 
 
 @dataclass
@@ -339,13 +331,31 @@ def _is_safe(name: str) -> bool:
     return plain and ".." not in parts and all(len(part) <= _MAX_NAME for part in parts)
 
 
-def _member_time(member: zipfile.ZipInfo) -> datetime | None:
+def _member_time(member: zipfile.ZipInfo, zone: tzinfo | None) -> datetime | None:
+    """When a member was last changed: by its Unix time where it has one, else by a clock in `zone`."""
+    seconds = _unix_time(member.extra)
+    if seconds is not None:
+        return _time(seconds)
     try:
         year, month, day, hour, minute, second = member.date_time
-        moment = datetime(year, month, day, hour, minute, tzinfo=UTC) + timedelta(seconds=second)
-    except (ValueError, OverflowError):
+        moment = datetime(year, month, day, hour, minute, tzinfo=zone) + timedelta(seconds=second)
+        return None if year <= 1980 else moment.astimezone(UTC)  # 1980: no time was given.
+    except (ValueError, OverflowError, OSError):
         return None
-    return None if year <= 1980 else moment  # 1980 is what a zip holds where no time was given.
+
+
+_EXTENDED_TIMESTAMP = 0x5455  # Info-ZIP's extra field: a byte of flags, then seconds since 1970.
+
+
+def _unix_time(extra: bytes) -> int | None:
+    """The time of modification in a member's extra fields, in seconds since 1970."""
+    while len(extra) >= 4:
+        kind, size = struct.unpack_from("<HH", extra)
+        content, extra = extra[4 : 4 + size], extra[4 + size :]
+        if kind == _EXTENDED_TIMESTAMP and len(content) >= 5 and content[0] & 1:
+            seconds: int = struct.unpack_from("<i", content, 1)[0]
+            return seconds
+    return None
 
 
 def _member_reader(
@@ -375,6 +385,7 @@ class _Identity:
     version: int = 0
     late: bool = False
     guessed: bool = False
+    dated: bool = True  # whether the time of the file says when it was handed in
 
 
 _ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
@@ -434,7 +445,7 @@ def _submission(entry: _Entry, owner: _Identity, stamp: _Entry | None) -> Submis
         raw = entry.read()
     except _Unusable as error:
         return Refused(name, str(error))
-    received = (_timestamp(stamp) if stamp else None) or entry.modified
+    received = (_timestamp(stamp) if stamp else None) or (entry.modified if owner.dated else None)
     digest = sha256(raw).hexdigest()
     return Submission(owner.learner, owner.chapter, name, received, owner.late, digest, raw, owner.version)
 
@@ -497,10 +508,12 @@ def _identify(parts: tuple[str, ...], chapters: tuple[str, ...], path: Path) -> 
     stem = PurePosixPath(parts[-1]).stem
     top = parts[0] if len(parts) > 1 else stem
     moodle = _MOODLE.match(top)
-    if len(parts) > 1:
-        return _with_chapter(moodle["learner"] if moodle else top, stem, parts[1:-1], chapters)
     if moodle:
-        return _with_chapter(moodle["learner"], moodle["file"], (), chapters)
+        file, folders = (stem, parts[1:-1]) if len(parts) > 1 else (moodle["file"], ())
+        owner = _with_chapter(moodle["learner"], file, folders, chapters)
+        return replace(owner, dated=False) if owner else None
+    if len(parts) > 1:
+        return _with_chapter(top, stem, parts[1:-1], chapters)
     return _flat_identity(stem, chapters) or _lone_identity(stem, chapters, path)
 
 
@@ -528,7 +541,7 @@ def _flat_identity(stem: str, chapters: tuple[str, ...]) -> _Identity | None:
     canvas = _CANVAS.match(stem)
     if canvas:
         owner = _with_chapter(f"{canvas['learner']}_{canvas['user']}", canvas["file"], (), chapters)
-        return replace(owner, late=bool(canvas["late"])) if owner else None
+        return replace(owner, late=bool(canvas["late"]), dated=False) if owner else None
     found = _in_name(stem, chapters)
     return _Identity(_clean(found[2]), found[0], found[1]) if found and found[2] else None
 

@@ -139,6 +139,12 @@ def test_the_newest_submission_counts_whatever_the_order_of_recording_and_all_ar
     ]
 
 
+def test_of_two_exports_that_tell_no_times_the_one_recorded_later_counts(book: Book) -> None:
+    for content in ("first", "second", "third", "first"):
+        book.record(paper(received=None, sha256=content), key(content), [mark()])
+    assert [row.key for row in book.rows()] == [key("third")]
+
+
 def test_versions_order_papers_of_one_time_and_zones_are_understood(book: Book) -> None:
     book.record(paper(version=2), key("second"), [mark()])
     book.record(paper(version=1), key("first"), [mark()])

@@ -11,9 +11,10 @@ import socket
 import stat
 import struct
 import sys
+import tracemalloc
 import zipfile
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from course_lib.grading import intake
-from course_lib.grading.intake import Limits, Refused, Submission, newest, read_submissions
+from course_lib.grading.intake import Limits, Refused, Submission, read_submissions
 
 CHAPTERS = ("00_welcome", "06_attention")
 ONE = ("06_attention",)
@@ -66,7 +67,7 @@ def in_form(root: Path, form: str, names: list[str]) -> Path:
 def read(
     path: Path, chapters: tuple[str, ...] = CHAPTERS, limits: Limits | None = None
 ) -> tuple[list[Submission], dict[str, str]]:
-    records = list(read_submissions(path, chapters, limits=limits))
+    records = list(read_submissions(path, chapters, limits=limits, zone=UTC))
     refused = {record.name: record.reason for record in records if isinstance(record, Refused)}
     for reason in refused.values():
         assert reason.endswith(".") and reason.count(". ") == 0 and len(reason) < 140
@@ -137,7 +138,6 @@ def test_a_canvas_export(tmp_path: Path, form: str) -> None:
         ("berganna_12345", True, 1),
         ("oun_23456", False, 2),
     ]
-    assert [one.version for one in newest(submissions)] == [1, 2]
 
 
 @pytest.mark.parametrize("start", [".", "submitted"])
@@ -183,7 +183,7 @@ def test_a_timestamp_that_a_learner_put_beside_the_notebook_is_not_believed(tmp_
     for folder in ("Anna_1_assignsubmission_file_", "ben/week6"):
         put(tmp_path, f"{folder}/06_attention.ipynb")
         put(tmp_path, f"{folder}/timestamp.txt", b"2001-01-01 00:00:00 UTC")
-    assert [one.received for one in read(tmp_path)[0]] == [WHEN, WHEN]
+    assert [one.received for one in read(tmp_path)[0]] == [None, WHEN]
 
 
 def test_a_single_notebook_belongs_to_the_folder_it_lies_in(tmp_path: Path) -> None:
@@ -287,32 +287,60 @@ def test_a_decomposed_name_is_the_same_learner(tmp_path: Path) -> None:
     assert {learner for learner, _ in owners(archive)} == {"Zo\u00eb"}
 
 
-# --- Which one counts --------------------------------------------------------------------------------------
+# --- When it was handed in ---------------------------------------------------------------------------------
 
 
-def at(minute: int | None, version: int = 0, learner: str = "anna", name: str = "a") -> Submission:
-    received = None if minute is None else datetime(2026, 1, 1, 0, minute, tzinfo=UTC)
-    return Submission(learner, "06_attention", name, received, False, "", b"", version)
+@FORMS
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Anna Berg_1234567_assignsubmission_file_/06_attention.ipynb",
+        "Anna Berg_1234567_assignsubmission_file_06_attention.ipynb",
+        "berganna_LATE_12345_67891_06_attention-1.ipynb",
+    ],
+)
+def test_the_time_of_an_export_is_not_when_it_was_handed_in(tmp_path: Path, form: str, name: str) -> None:
+    submissions, refused = read(in_form(tmp_path, form, [name]))
+    assert not refused
+    assert [one.received for one in submissions] == [None]
 
 
-def test_the_newest_counts_by_time_then_by_version() -> None:
-    assert newest([at(1, 5), at(2, 0), at(1, 9)]) == [at(2, 0)]
-    assert newest([at(1, 0), at(1, 2), at(1, 1)]) == [at(1, 2)]
-    assert newest([at(None, 7), at(1)]) == [at(1)]
-    assert newest([at(1, name="b"), at(1, name="a")]) == [at(1, name="b")]
+@FORMS
+def test_elsewhere_the_time_of_the_file_counts(tmp_path: Path, form: str) -> None:
+    names = ["anna/06_attention.ipynb", "ben/06_attention.ipynb"]
+    assert [one.received for one in read(in_form(tmp_path, form, names))[0]] == [WHEN, WHEN]
 
 
-@given(st.permutations([at(1), at(1, 1), at(None, 3), at(2, learner="ben"), at(3, learner="ben", version=1)]))
-def test_the_order_of_arrival_does_not_decide(submissions: list[Submission]) -> None:
-    assert sorted(newest(submissions), key=lambda one: one.learner) == [at(1, 1), at(3, 1, "ben")]
+def test_a_zips_times_are_those_of_a_clock_in_the_zone_that_is_named(tmp_path: Path) -> None:
+    path = pack(tmp_path / "all.zip", "anna/06_attention.ipynb")
+    for zone in (timezone(timedelta(hours=9)), timezone(timedelta(hours=-5)), None):
+        (one,) = read_submissions(path, ONE, zone=zone)
+        assert isinstance(one, Submission)
+        clock = WHEN.replace(tzinfo=zone).astimezone(UTC)  # the computer's own zone for None
+        assert (one.received, one.received and one.received.tzinfo) == (clock, UTC)
 
 
-def test_all_copies_are_yielded_and_the_latest_file_counts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", [b"", struct.pack("<HH3s", 0x7875, 3, b"\1\0\0")])
+def test_a_zip_that_says_its_times_in_utc_is_believed(tmp_path: Path, before: bytes) -> None:
+    info = member("anna/06_attention.ipynb", WHEN.replace(hour=20))
+    info.extra = before + struct.pack("<HHBi", 0x5455, 5, 1, int(WHEN.timestamp()))
+    for zone in (UTC, timezone(timedelta(hours=9))):
+        (one,) = read_submissions(pack(tmp_path / "all.zip", (info, RAW)), ONE, zone=zone)
+        assert isinstance(one, Submission) and one.received == WHEN
+
+
+@pytest.mark.parametrize("extra", [b"", b"\x55\x54\x05\0\0\1\2\3\4", b"\x55\x54\x01\0\1", b"\0\0\0\0"])
+def test_an_extra_field_without_a_time_leaves_the_members_own(tmp_path: Path, extra: bytes) -> None:
+    info = member("anna/06_attention.ipynb")
+    info.extra = extra
+    assert read(pack(tmp_path / "all.zip", (info, RAW)))[0][0].received == WHEN
+
+
+def test_all_copies_are_yielded(tmp_path: Path) -> None:
     put(tmp_path, "anna/06_attention.ipynb", b"new", WHEN.replace(hour=13))
     put(tmp_path, "anna/06_attention (2).ipynb", b"old")
-    submissions = read(tmp_path)[0]
-    assert sorted(one.raw for one in submissions) == [b"new", b"old"]
-    assert [one.raw for one in newest(submissions)] == [b"new"]
+    found = [(one.raw, one.version, one.received) for one in read(tmp_path)[0]]
+    assert sorted(found) == [(b"new", 0, WHEN.replace(hour=13)), (b"old", 2, WHEN)]
 
 
 # --- Archives that are not what they say -------------------------------------------------------------------
@@ -619,3 +647,24 @@ def test_notebooks_are_read_one_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
     records = read_submissions(path, ONE)
     next(records), next(records)
     assert len(opened) == 2
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_no_notebook_is_kept_after_the_next_was_asked_for(tmp_path: Path, form: str) -> None:
+    size, count = 2**16, 500
+    for index in range(count):
+        put(tmp_path / "all", f"{index}/06_attention.ipynb", os.urandom(size))
+    path = tmp_path / "all"
+    if form == "zip":
+        with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+            for notebook in path.rglob("*.ipynb"):
+                archive.write(notebook, notebook.relative_to(path))
+        path = tmp_path / "all.zip"
+    tracemalloc.start()
+    try:
+        hashes = [one.sha256 for one in read_submissions(path, ONE) if isinstance(one, Submission)]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(set(hashes)) == count
+    assert peak < 10 * 2**20 < count * size / 3  # zipfile reads 8 MiB to find a table of contents
