@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from .exercise import Exercise, Tolerance
+from .exercise import Exercise, Score, Tolerance
 from .messages import sentence
+from .scores import shortfall
 from .values import Array, Opaque, Raised
 
 # Names of values that every probe may return, or that the engine adds.
@@ -28,7 +29,10 @@ class Finding:
 def compare(
     exercise: Exercise, case: str, expected: dict[str, Any], actual: dict[str, Any]
 ) -> Finding | None:
-    """The first difference between two probes' values on one case, or None when they agree."""
+    """The first difference between two probes' values on one case, or None when they agree.
+
+    Judged values are measured: in `expected` stands the truth for them, where `with_truth` put it.
+    """
     if RETURNED in actual and RETURNED not in expected:
         return _unexpected(case, actual[RETURNED], [name for name in expected if name != INPUTS])
     for name, value in expected.items():
@@ -38,10 +42,20 @@ def compare(
             return Finding(case, "nothing", sentence("nothing", case=case))
         if name == INPUTS and actual[name] != value:
             return Finding(case, "changed", sentence("changed", case=case))
-        found = difference(value, actual[name], exercise.tolerance_of(name), case, name)
+        found = (
+            below_the_bar(exercise.judged[name], value, actual[name], case, name)
+            if name in exercise.judged
+            else difference(value, actual[name], exercise.tolerance_of(name), case, name)
+        )
         if found:
             return found
     return None
+
+
+def below_the_bar(score: Score, truth: Array, predicted: Any, case: str, name: str) -> Finding | None:
+    """Why predictions are not good enough, or None where they are."""
+    found = shortfall(score, truth, predicted)
+    return None if found is None else _finding(found.kind, case, name, **found.details)
 
 
 def _unexpected(case: str, value: Any, names: list[str]) -> Finding:
@@ -52,9 +66,14 @@ def _unexpected(case: str, value: Any, names: list[str]) -> Finding:
     return Finding(case, "returned", sentence("returned", case=case, actual=describe(value), expected=wanted))
 
 
-def same(exercise: Exercise, one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two probes' values agree within the exercise's tolerance."""
-    return compare(exercise, "", one, other) is None and set(one) == set(other)
+def same(exercise: Exercise, expected: dict[str, Any], actual: dict[str, Any]) -> bool:
+    """Whether an answer's values are what is expected, and no more."""
+    return compare(exercise, "", expected, actual) is None and set(expected) == set(actual)
+
+
+def alike(exercise: Exercise, one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two answers' values agree within tolerance, number by number, judged ones too."""
+    return same(replace(exercise, judged={}), one, other)
 
 
 def difference(expected: Any, actual: Any, tolerance: Tolerance, case: str, name: str) -> Finding | None:

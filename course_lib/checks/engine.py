@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from .compare import INPUTS, Finding, compare, same
+from .compare import INPUTS, Finding, alike, compare, same
 from .exercise import Case, Exercise, Misconception
 from .guard import ForbiddenCall, forbid
 from .limits import TimeLimitReached, time_limit
 from .messages import sentence
 from .probes import watched_inputs, were_changed
 from .replay import Replay
+from .scores import with_truth
 from .trace import Trace, first_departure
 from .values import Raised, equal, normalise
 
@@ -95,7 +96,7 @@ def evaluate(
     Raises NoCases where only hidden cases are asked for and there are none.
     """
     cases = draw_cases(exercise, secrets.randbits(63) if seed is None else seed, hidden_only)
-    expected = [run_probe(exercise, exercise.reference, case) for case in cases]
+    expected = [expected_values(exercise, case) for case in cases]
     actual = run_answer(exercise, answer, cases)
     findings = []
     for case, want, got in zip(cases, expected, actual, strict=False):
@@ -114,14 +115,30 @@ def evaluate(
     return _verdict(exercise, status, cases, findings, named, step)
 
 
-def draw_cases(exercise: Exercise, seed: int, hidden_only: bool = False) -> list[Case]:
-    """The exercise's cases for this seed, on the GPU too where the exercise asks and there is one."""
-    cases = [case for case in exercise.cases(np.random.default_rng(seed)) if case.hidden or not hidden_only]
+def draw_cases(exercise: Exercise, seed: int, hidden_only: bool = False, timed: bool = False) -> list[Case]:
+    """The exercise's cases for this seed, on the GPU too where the exercise asks and there is one.
+
+    timed: with those for speed, as a graded run measures them, after the others; only where a GPU is.
+    """
+    drawn = [case for case in exercise.cases(np.random.default_rng(seed)) if case.hidden or not hidden_only]
+    cases = [case for case in drawn if not case.timed]
     if not cases:
         raise NoCases(sentence("no_hidden", id=exercise.id))
     if exercise.gpu and _cuda_available():
         cases += [replace(case, name=f"{case.name} on CUDA", device="cuda") for case in cases]
+        cases += _timed_cases(exercise, seed) if timed else []
     return cases
+
+
+def _timed_cases(exercise: Exercise, seed: int) -> list[Case]:
+    seeds = np.random.SeedSequence(seed).spawn(exercise.speed.repeats if exercise.speed else 0)
+    draws = [exercise.cases(np.random.default_rng(own)) for own in seeds]
+    return [replace(case, device="cuda") for draw in draws for case in draw if case.timed]
+
+
+def expected_values(exercise: Exercise, case: Case) -> dict[str, Any]:
+    """What a right answer's values are compared with: the reference's, and the truth where it is judged."""
+    return with_truth(exercise, case, run_probe(exercise, exercise.reference, case))
 
 
 def run_answer(exercise: Exercise, answer: Any, cases: Sequence[Case]) -> list[dict[str, Any] | Raised]:
@@ -232,7 +249,7 @@ def _agreement(
 def _alike(exercise: Exercise, one: Any, other: Any) -> bool:
     if isinstance(one, Raised) or isinstance(other, Raised):
         return isinstance(one, Raised) and isinstance(other, Raised) and _same_error(one, other)
-    return same(exercise, one, other)
+    return alike(exercise, one, other)
 
 
 def _same_error(one: Raised, other: Raised) -> bool:
@@ -275,6 +292,8 @@ def _verdict(
     if exercise.gpu:
         told = sentence("device_note", device=" and ".join(sorted(devices)))
         notes = (told if "cuda" in devices else sentence("no_cuda"),)
+    if exercise.speed:
+        notes += (sentence("speed_later", points=exercise.speed.points),)
     return Verdict(
         exercise=exercise.id,
         title=exercise.title,

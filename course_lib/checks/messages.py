@@ -28,6 +28,10 @@ SENTENCES: dict[str, str] = {
     "nan": "On {case}, {name} has NaN at {where}; expected {expected}.",
     "value": "On {case}, {name} is {actual} at {where}; expected {expected}.",
     "scalar": "On {case}, {name} is {actual}; expected {expected}.",
+    "score": "On {case}, the {measure} of {name} is {score}; {bar} is asked for.",
+    "predictions": "On {case}, {name} should be one tensor or array of numbers, or a list of numbers.",
+    "probabilities": "On {case}, the probabilities in {name} at {where} add up to {actual}; expected 1. "
+    "`log_softmax` gives logarithms of probabilities that do.",
     "missing": "On {case}, {name} is missing from what you returned.",
     "step": "Your values agree with the reference up to “{before}”. The next, “{after}”, is not among them.",
     "first_step": "The first step, “{after}”, already differs from the reference.",
@@ -41,6 +45,8 @@ SENTENCES: dict[str, str] = {
     "unknown": "There is no exercise {id!r}. {near}",
     "same_object": "The check was given the library's own {name}, not yours. Pass the one that you wrote.",
     "device_note": "Run on {device}.",
+    "speed_later": "Speed was not measured: the points for it ({points}) are given where the exercise is "
+    "graded on a GPU.",
     "no_cuda": "There is no CUDA device here, so this ran on the CPU.",
     "progress_lost": "Your progress could not be saved: {reason}. The verdict above still stands; run the "
     "check again once that is mended.",
