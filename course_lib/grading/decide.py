@@ -3,6 +3,12 @@
 Nothing of the learner's runs here and torch is not imported: both sides arrive as plain values. Numbers
 within the exercise's tolerance are first brought to the reference's text; then nbval's own
 `IPyNbCell.compare_outputs`, unmodified, says equal or not. `course_lib.checks.compare` only explains.
+Judged predictions are measured here against the truth that their case withholds: where they reach the bar
+they become the truth's own text, elsewhere a sentence with the score.
+
+Points for speed stand beside an exercise's own. They are had, and missed, only where timed cases ran on a
+GPU; elsewhere `Mark.points` leaves them out and the mark says that speed was not measured. A timed case
+counts for nothing else: a right answer that is slow, or too large for the GPU, keeps the exercise's points.
 
 What a learner may read never depends on anything sent after the first hidden case: from there on the
 learner's process knows a hidden input, and could put it into a message or a value. `public_first` puts
@@ -15,18 +21,21 @@ import hashlib
 import json
 import math
 import re
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from ..checks.compare import INPUTS, RETURNED, Finding, compare, same
-from ..checks.exercise import Case, Exercise, Misconception, Tolerance
+from ..checks.compare import INPUTS, RETURNED, Finding, alike, below_the_bar, compare
+from ..checks.exercise import Case, Exercise, Misconception, Score, Speed, Tolerance
 from ..checks.messages import sentence
+from ..checks.scores import with_truth
 from ..checks.values import Array, Opaque, Raised
 
 if TYPE_CHECKING:
@@ -48,6 +57,7 @@ SKIP_COMPARE = (
 # Larger arrays are rendered as a digest of their numbers, after these were brought to the reference's.
 MAX_RENDERED = 20_000
 MAX_TEXT = 600
+TIMINGS = {"not measured": "not_measured", "fast": "fast", "slow": "slow", "no values": "not_timed"}
 STATUSES = ("passed", "failed", "not started", "timeout", "ungraded")
 # How the learner's process may end, and what kind of finding that is.
 ENDINGS = {"ok": "", "error": "cell", "timeout": "timeout", "killed": "killed", "violation": "violation"}
@@ -64,6 +74,15 @@ SENTENCES: dict[str, str] = {
     "no_reference": "the reference gave no values for {case}",
     "no_cases": "there were no cases to try the answer on",
     "no_reply": "the answer's process gave {given} of {wanted} values and no reason",
+    "timed_last": "{case} came after a case that is timed; `public_first` puts those last",
+    "fast": "It is fast enough for the points for speed ({points}).",
+    "slow": "The points for speed ({points}) are missing: your code takes more than {at_most:g} times as "
+    "long as the reference.",
+    "not_timed": "The points for speed ({points}) are missing: on the larger inputs that are timed, your "
+    "code gives no right values.",
+    "not_measured": "Speed was not measured, which takes a GPU: the points for it ({points}) do not "
+    "count here.",
+    "ratio": "Speed: {ratio:.3g} times the reference's time; at most {at_most:g} is asked for.",
     "unknown_ending": "the answer's process ended as {ended!r}, which is none of {known}",
 }
 _HIDDEN: dict[str, str] = {
@@ -82,18 +101,54 @@ _HIDDEN: dict[str, str] = {
     "shape": "there a tensor has another shape than expected",
     "length": "there something has more or fewer items than expected",
     "nan": "there a number is NaN",
+    "score": "there your predictions are less good than is asked for",
+    "predictions": "there your predictions are not numbers",
+    "probabilities": "there your probabilities do not add up to 1",
     "forbidden": "there your code uses something that this exercise does not allow",
 }
 _OTHERWISE = "there a value differs from the expected one"
 
 
 @dataclass(frozen=True)
+class Timing:
+    """What came of an exercise's points for speed.
+
+    status: "not measured", "fast", "slow", or "no values" where an answer was wrong or gave none. ratio: the
+    answer's time divided by the reference's, for staff: the answer knows hidden inputs by then.
+    """
+
+    points: int
+    at_most: float
+    status: str
+    ratio: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.status not in TIMINGS:
+            raise ValueError(f"status={self.status!r}, expected one of {', '.join(TIMINGS)}")
+
+    @property
+    def measured(self) -> bool:
+        """Whether the points can be had at all."""
+        return self.status != "not measured"
+
+    @property
+    def earned(self) -> int:
+        """The points: all or none."""
+        return self.points if self.status == "fast" else 0
+
+    def sentence(self) -> str:
+        """What to tell the learner."""
+        return SENTENCES[TIMINGS[self.status]].format(points=self.points, at_most=self.at_most)
+
+
+@dataclass(frozen=True)
 class Mark:
     """The machine's mark for one exercise of one submission.
 
-    earned: points, or None where ungraded. status: one of STATUSES. cases, failed: how many were decided
-    on, and how many were not passed. findings: what a learner may read. private: the same in full, hidden
-    cases included, and the reason why something is ungraded: for staff.
+    points: what could be had, with those for speed where speed was measured. earned: None where ungraded.
+    status: one of STATUSES; speed has no part in it. cases, failed: how many were decided on, and how many
+    were not passed. findings: what a learner may read. private: the same in full, hidden cases included, and
+    the reason why something is ungraded: for staff. timing: None where an exercise has no points for speed.
     """
 
     exercise: str
@@ -107,6 +162,7 @@ class Mark:
     misconception: str | None = None
     advice: str | None = None
     private: tuple[str, ...] = ()
+    timing: Timing | None = None
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
@@ -124,14 +180,22 @@ class Mark:
         if self.status == "ungraded":
             return [SENTENCES["ungraded"]]
         if self.status == "passed":
-            return [sentence("passed" if self.cases > 1 else "passed_one", cases=self.cases)]
+            return [
+                sentence("passed" if self.cases > 1 else "passed_one", cases=self.cases),
+                *self._on_speed(),
+            ]
         lines = []
         if self.misconception and self.advice:
             lines += [sentence("misconception", name=self.misconception), self.advice]
         lines += [finding.text for finding in self.findings[:1]]
         if self.failed > 1:
             lines.append(sentence("more_cases", failed=self.failed, cases=self.cases))
-        return lines
+        return lines + self._on_speed()
+
+    def _on_speed(self) -> list[str]:
+        """Nothing where an answer is wrong and speed was measured: there is more to say on the answer."""
+        told = self.timing and (self.status == "passed" or not self.timing.measured)
+        return [self.timing.sentence()] if self.timing and told else []
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary; `from_json` reads it back."""
@@ -139,14 +203,15 @@ class Mark:
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Mark:
-        """The mark that `to_json` wrote."""
+        """The mark that `to_json` wrote, also before there were points for speed."""
         findings = tuple(Finding(**finding) for finding in row["findings"])
-        return cls(**{**row, "findings": findings, "private": tuple(row["private"])})
+        timing = Timing(**row["timing"]) if row.get("timing") else None
+        return cls(**{**row, "findings": findings, "private": tuple(row["private"]), "timing": timing})
 
 
 def public_first(cases: Iterable[Case]) -> list[Case]:
-    """The cases with the public ones first, otherwise in their order."""
-    return sorted(cases, key=lambda case: case.hidden)
+    """The cases with the public ones first and the timed ones last, otherwise in their order."""
+    return sorted(cases, key=lambda case: (case.timed, case.hidden))
 
 
 def ungraded(exercise: Exercise, reason: str) -> Mark:
@@ -163,24 +228,93 @@ def decide(
     ended: str = "ok",
     message: str = "",
     wrong: Mapping[str, Sequence[Any]] | None = None,
+    seconds: Sequence[float] = (),
+    reference_seconds: Sequence[float] = (),
 ) -> Mark:
-    """The mark for an answer's values on these cases.
+    """The mark for an answer's values on these cases, as `public_first` orders them.
 
     expected, actual: one normalised dict of values, or `Raised`, per case, in the cases' order; `actual`
     stops early where the answer did. ended: how the learner's process ended, a key of ENDINGS, with its
     `message`. wrong: by misconception's name its values on the same cases; looked up only on a failure.
+    seconds, reference_seconds: wall time for each value of `actual` and of `expected`, both measured in the
+    same way (`Outcome.seconds`); without them speed is not measured.
     """
     reason = _machinery(cases, expected, actual, ended)
     if reason:
         return ungraded(exercise, reason)
+    try:
+        expected = [with_truth(exercise, case, want) for case, want in zip(cases, expected, strict=False)]
+    except ValueError as error:
+        return ungraded(exercise, str(error))
+    untimed = [case for case in cases if not case.timed]
+    if len(untimed) < len(cases) and len(actual) >= len(untimed) and ended in ("timeout", "killed"):
+        ended = "ok"  # it ended over a timed case
+    mark = _on_values(exercise, untimed, expected, actual[: len(untimed)], ended, message, wrong or {})
+    if exercise.speed is None:
+        return mark
+    right = (
+        mark.status == "passed"
+        and len(actual) == len(cases)
+        and all(agree(exercise, expected[i], actual[i]) for i in range(len(untimed), len(cases)))
+    )
+    return _with_speed(mark, _timing(exercise.speed, cases, right, seconds, reference_seconds))
+
+
+def _on_values(
+    exercise: Exercise,
+    cases: Sequence[Case],
+    expected: Sequence[Any],
+    actual: Sequence[Any],
+    ended: str,
+    message: str,
+    wrong: Mapping[str, Sequence[Any]],
+) -> Mark:
     found = _findings(exercise, cases, expected, actual)
     if ended != "ok":
         index = min(len(actual), len(cases) - 1)
         found[index] = _ending(cases[index], ended, message)
     if not found:
         return Mark(exercise.id, exercise.title, exercise.points, exercise.points, "passed", len(cases))
-    named = _recognise(exercise, expected, actual, wrong or {}) if ended == "ok" else None
+    named = _recognise(exercise, expected, actual, wrong) if ended == "ok" else None
     return _not_passed(exercise, cases, found, named)
+
+
+def _timing(
+    speed: Speed, cases: Sequence[Case], right: bool, seconds: Sequence[float], reference: Sequence[float]
+) -> Timing:
+    timed = [index for index, case in enumerate(cases) if case.timed and case.device == "cuda"]
+    if not timed or len(reference) != len(cases):
+        return Timing(speed.points, speed.at_most, "not measured")
+    if not right:
+        return Timing(speed.points, speed.at_most, "no values")
+    if len(seconds) != len(cases):
+        return Timing(speed.points, speed.at_most, "not measured")
+    ours, theirs = (_typical(cases, timed, times) for times in (seconds, reference))
+    return Timing(
+        speed.points, speed.at_most, "fast" if ours <= speed.at_most * theirs else "slow", ours / theirs
+    )
+
+
+def _typical(cases: Sequence[Case], timed: Sequence[int], seconds: Sequence[float]) -> float:
+    """The median of the draws of each timed case, added up."""
+    names = {cases[index].name for index in timed}
+    return sum(statistics.median(seconds[i] for i in timed if cases[i].name == name) for name in names)
+
+
+def _with_speed(mark: Mark, timing: Timing) -> Mark:
+    assert mark.earned is not None
+    ratio = (
+        SENTENCES["ratio"].format(ratio=timing.ratio, at_most=timing.at_most)
+        if timing.ratio is not None
+        else ""
+    )
+    return replace(
+        mark,
+        points=mark.points + (timing.points if timing.measured else 0),
+        earned=mark.earned + timing.earned,
+        private=(*mark.private, ratio) if ratio else mark.private,
+        timing=timing,
+    )
 
 
 def _findings(
@@ -256,10 +390,18 @@ def settle(exercise: Exercise, expected: Any, actual: Any) -> Any:
     if RETURNED in actual and RETURNED not in expected:
         return {RETURNED: actual[RETURNED]}
     return {
-        name: _settle(value, actual[name], exercise.tolerance_of(name))
+        name: _settle_judged(exercise.judged[name], name, value, actual[name])
+        if name in exercise.judged
+        else _settle(value, actual[name], exercise.tolerance_of(name))
         for name, value in expected.items()
         if name in actual
     }
+
+
+def _settle_judged(score: Score, name: str, truth: Array, predicted: Any) -> Any:
+    """The truth itself where the bar is reached, else a text, which no truth is."""
+    found = below_the_bar(score, truth, predicted, "this case", name)
+    return truth if found is None else found.text
 
 
 def _settle(expected: Any, actual: Any, tolerance: Tolerance) -> Any:
@@ -417,8 +559,11 @@ def _machinery(cases: Sequence[Case], expected: Sequence[Any], actual: Sequence[
     """Why nothing can be decided, or nothing."""
     if ended not in ENDINGS:
         return SENTENCES["unknown_ending"].format(ended=ended, known=", ".join(ENDINGS))
-    if not cases:
+    if not cases or cases[0].timed:
         return SENTENCES["no_cases"]
+    for before, case in pairwise(cases):
+        if before.timed and not case.timed:
+            return SENTENCES["timed_last"].format(case=case.name)
     for index, case in enumerate(cases):
         if (
             index >= len(expected)
@@ -528,6 +673,6 @@ def _alike(exercise: Exercise, one: Any, other: Any) -> bool:
     if not isinstance(one, dict) or not isinstance(other, dict):
         return False
     try:
-        return same(exercise, one, other)
+        return alike(exercise, one, other)
     except (ValueError, OverflowError, TypeError):  # a number that numpy cannot hold
         return False

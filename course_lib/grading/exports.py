@@ -1,7 +1,8 @@
 """The gradebook's rows for other programs: CSV for people, `results.json` for Gradescope, JUnit XML.
 
 Partial credit is by exercise. What nobody has decided is no score: an empty field with a note in CSV, a
-test without a score in Gradescope, an error and not a failure in JUnit. Nothing here says more of a
+test without a score in Gradescope, an error and not a failure in JUnit. Points for speed are part of what
+could be had only where speed was measured; a note says where it was not. Nothing here says more of a
 hidden case than the learner's own feedback does.
 """
 
@@ -79,12 +80,16 @@ def to_junit(rows: Sequence[Row]) -> str:
 
 def note_of(row: Row) -> str:
     """What a person should know of a row, in sentences: problems, what is undecided, what staff decided."""
+    marks = [entry.mark for entry in row.entries]
     undecided = [entry.mark.exercise for entry in row.entries if entry.earned is None]
     notes = [row.problem] if row.problem else []
     if not row.entries:
         notes.append("Nothing of this submission has been graded yet.")
     if undecided:
         notes.append(f"Not graded yet, and not zero: {', '.join(undecided)}.")
+    unmeasured = [mark.exercise for mark in marks if mark.timing and not mark.timing.measured]
+    if unmeasured:
+        notes.append(f"Speed was not measured, and its points do not count: {', '.join(unmeasured)}.")
     for entry in row.entries:
         if entry.override:
             machine = _number(entry.mark.earned) or "no mark"
@@ -134,6 +139,8 @@ def _suite(suite: ElementTree.Element, row: Row) -> Mapping[str, int]:
         properties = ElementTree.SubElement(case, "properties")
         ElementTree.SubElement(properties, "property", name="points", value=str(entry.mark.points))
         ElementTree.SubElement(properties, "property", name="earned", value=_number(entry.earned))
+        if entry.mark.timing:
+            ElementTree.SubElement(properties, "property", name="speed", value=entry.mark.timing.status)
         status = status_of(entry)
         if status == "passed":
             continue
