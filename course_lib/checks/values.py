@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,22 +48,62 @@ class Raised:
 
 
 def normalise(value: Any, depth: int = 0) -> Any:
-    """Tensors and arrays become `Array`, sequences lists, everything else a plain value or `Opaque`."""
+    """Tensors and arrays become `Array`, sequences lists, everything else a plain value or `Opaque`.
+
+    A subclass becomes what its base class holds, by the base class's own methods: what an answer's class
+    says of itself when it is compared, printed or iterated is never asked.
+    """
     if depth > 8:
         return Opaque("a structure nested more than 8 deep")
-    if value is None or isinstance(value, (bool, str, bytes, int, float, Raised, Opaque, Array)):
+    if value is None or type(value) in (bool, Raised, Opaque, Array):
         return value
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return _from_numpy(value)
-    if type(value).__module__.split(".")[0] == "torch" and hasattr(value, "detach"):
+    kind = type(value)
+    if issubclass(kind, np.ndarray):
+        return _from_numpy(np.ndarray.view(value, np.ndarray))
+    if kind.__module__.split(".")[0] == "torch" and hasattr(value, "detach"):
         return _from_torch(value)
-    if isinstance(value, (list, tuple)):
-        return [normalise(item, depth + 1) for item in value]
-    if isinstance(value, Mapping):
-        return {str(key): normalise(item, depth + 1) for key, item in value.items()}
-    return Opaque(type(value).__name__)
+    if issubclass(kind, (list, tuple)):
+        items = list.__iter__(value) if issubclass(kind, list) else tuple.__iter__(value)
+        return [normalise(item, depth + 1) for item in items]
+    if issubclass(kind, Mapping):
+        pairs = dict.items(value) if issubclass(kind, dict) else value.items()
+        return {_key(key): normalise(item, depth + 1) for key, item in pairs}
+    return _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    """Text, bytes or a number of exactly that type; `Opaque` for everything else."""
+    # NumPy's own scalars only: asking a subclass of one for its item can end the process.
+    if type(value) in _SCALARS:
+        value = value.item()
+    kind = type(value)
+    if kind is bool:
+        return value
+    for base, plain in _PLAIN.items():
+        if issubclass(kind, base):
+            return plain(value)
+    return Opaque(kind.__name__)
+
+
+_SCALARS = frozenset(np.sctypeDict.values())
+_PLAIN: dict[type, Callable[[Any], Any]] = {
+    str: str.__str__,
+    int: int.__int__,
+    float: float.__float__,
+    bytes: lambda value: bytes.__getitem__(value, slice(None)),
+}
+
+
+def _key(key: Any) -> str:
+    """A dict's key as text."""
+    return str.__str__(str(_bare(key)))
+
+
+def _bare(key: Any) -> Any:
+    if issubclass(type(key), tuple):
+        return tuple(map(_bare, tuple.__iter__(key)))
+    plain = _plain(key)
+    return key if isinstance(plain, Opaque) else plain
 
 
 def equal(one: Any, other: Any) -> bool:
@@ -81,8 +121,8 @@ def equal(one: Any, other: Any) -> bool:
 def _from_numpy(value: np.ndarray) -> Any:
     if value.size > MAX_ELEMENTS:
         return Opaque(f"an array of {value.size:,} elements")
-    if value.dtype == object:
-        return Opaque("an array of Python objects")
+    if value.dtype.kind not in "biufcSU":
+        return Opaque("an array of Python objects" if value.dtype == object else f"an array of {value.dtype}")
     return Array(np.array(value, copy=True), str(value.dtype), "numpy.ndarray")
 
 
