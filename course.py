@@ -468,6 +468,9 @@ def start(arguments: "list[str]") -> int:
     python = str(environment_python(environment))
     verb, rest = arguments[0], arguments[1:]
     if verb == "test":
+        if not (ROOT / "tests").is_dir():
+            say("This copy of the course has no tests: `python3 course.py check` runs your exercises.")
+            return EXIT_WRONG_USE
         set_up(environment, set(TEST_EXTRAS))
         os.chdir(str(ROOT))
         return hand_over([python, "-m", "pytest", *PYTEST_OPTIONS, *rest])

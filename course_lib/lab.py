@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 
 from .atomic import write_text
-from .workspace import Workspace, WorkspaceError
+from .workspace import Workspace, WorkspaceError, course_notebooks
 
 WELCOME = "notebooks/00_welcome.ipynb"
 FIRST_PORT, PORTS = 8888, 50
@@ -81,7 +81,7 @@ def run_lab(workspace: Workspace, *, browser: bool, port: int | None) -> int:
     server = start_server(workspace, _free_port(port))
     with _ending(server):
         _wait_until_up(server)
-        address = server.address(f"lab/tree/{WELCOME}")
+        address = server.address(f"lab/tree/{_first_page(workspace)}")
         print(f"JupyterLab is ready in {time.monotonic() - started:.1f} s. Ctrl-C ends it.", flush=True)
         print(f"  {address}", flush=True)
         if browser and not _open_browser(workspace, address):
@@ -91,6 +91,12 @@ def run_lab(workspace: Workspace, *, browser: bool, port: int | None) -> int:
         return 0 if code == 0 else 3
     print(f"\nJupyterLab has ended. Your notebooks are in {workspace.work}.", flush=True)
     return 0
+
+
+def _first_page(workspace: Workspace) -> str:
+    """The welcome notebook, or the first there is: a pack for learners may hold other chapters only."""
+    names = course_notebooks(workspace.root)
+    return WELCOME if WELCOME in names or not names else names[0]
 
 
 def _tell_about_folder(workspace: Workspace) -> None:

@@ -103,6 +103,7 @@ def clone(tmp_path: Path) -> Clone:
     root, helper = tmp_path / "a clone", tmp_path / "helper"
     root.mkdir()
     helper.mkdir()
+    (root / "tests").mkdir()
     shutil.copy(ROOT / "course.py", root / "course.py")
     (root / "pyproject.toml").write_text(PYPROJECT.format(dependencies=""))
     (helper / "pip.py").write_text(FAKE_PIP)
@@ -145,6 +146,14 @@ def test_first_start_installs_then_forwards_and_the_second_runs_no_pip(clone: Cl
     assert (code, out, err) == (7, "COURSE check 06 --json\n", "")
     assert time.monotonic() - started < 5
     assert len(clone.calls) == 1
+
+
+def test_test_verb_says_so_where_there_are_no_tests(clone: Clone) -> None:
+    (clone.root / "tests").rmdir()
+    code, out, err = clone.run("test")
+    assert (code, out) == (2, "")
+    assert sentence(err).startswith("This copy of the course has no tests:")
+    assert not clone.calls
 
 
 def test_test_verb_adds_its_extras_runs_pytest_in_the_clone_and_exits_with_its_code(clone: Clone) -> None:

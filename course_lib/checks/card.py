@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 
 from .engine import Verdict
 from .journal import ChapterRow, Hint
@@ -49,7 +50,7 @@ def verdict_card(verdict: Verdict, hints_left: int, hints_total: int) -> Card:
     head = f"{sign} {word}: {verdict.title} · {verdict.earned}/{verdict.points} points"
     lines = [*verdict.sentences(), *verdict.notes]
     if not verdict.passed:
-        key = "hint" if hints_left else "no_hint"
+        key = "hint" if hints_left else "no_hint" if _solutions_are_here() else "no_hint_nor_solution"
         lines.append(sentence(key, id=verdict.exercise, left=hints_left, total=hints_total))
     style = _STYLE.format(colour=colour, line=line)
     body = "".join(f'<div style="margin-top:4px">{_prose(text)}</div>' for text in lines)
@@ -57,6 +58,11 @@ def verdict_card(verdict: Verdict, hints_left: int, hints_total: int) -> Card:
         f'<div class="course-card" role="status" style="{style}"><strong>{escape(head)}</strong>{body}</div>'
     )
     return Card(html, "\n".join([head, *(f"  {text}" for text in lines)]))
+
+
+def _solutions_are_here() -> bool:
+    """A pack for learners has none."""
+    return (Path(__file__).resolve().parents[2] / "solutions").is_dir()
 
 
 def hint_card(exercise_id: str, hint: Hint) -> Card:

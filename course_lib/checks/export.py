@@ -27,6 +27,7 @@ from ..workspace import project_root
 from .engine import evaluate
 from .exercise import Exercise
 from .registry import chapters, exercises_of, get
+from .replay import Replay
 
 VERIFY_SECONDS = 600
 VERDICT = "verdict:"
@@ -34,11 +35,15 @@ VERDICT = "verdict:"
 
 @dataclass
 class ExportReport:
-    """Which names of the package are the learner's own, which the library's, and what went wrong."""
+    """Which names of the package are the learner's own, which the library's, and what went wrong.
+
+    waiting: names that work only once the learner's answer has passed, because a pack has no other.
+    """
 
     destination: str
     own: list[str] = field(default_factory=list)
     from_library: list[str] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -77,8 +82,12 @@ def export_package(work: Path, destination: Path) -> ExportReport:
 
 
 def fallback(exercise_id: str) -> Any:
-    """The course's own right answer to an exercise: the same interface as the learner's."""
-    return get(exercise_id).reference
+    """The course's own right answer to an exercise: the same interface as the learner's.
+
+    In a pack for learners, where the library has none, a stand-in that says so when it is called.
+    """
+    reference = get(exercise_id).reference
+    return (reference.in_library() or reference) if isinstance(reference, Replay) else reference
 
 
 MARK = ".exported-by-course"
@@ -140,7 +149,8 @@ def _write_chapter(
             report.own.append(name)
             yield f"from .{topic} import {own[exercise.id].expression} as {name}"
         else:
-            report.from_library.append(name)
+            found = report.waiting if isinstance(fallback(exercise.id), Replay) else report.from_library
+            found.append(name)
             yield f'{name} = _fallback("{exercise.id}")'
 
 

@@ -39,6 +39,7 @@ SENTENCES: dict[str, str] = {
     "misconception": "This looks like: {name}.",
     "hint": 'For a hint, run `hint("{id}")`: {left} of {total} left.',
     "no_hint": "You have seen all {total} hints. The solved notebook is in the course's folder `solutions`.",
+    "no_hint_nor_solution": "You have seen all {total} hints.",
     "more_cases": "{failed} of {cases} cases failed.",
     "no_hidden": "There are no hidden cases of {id} here; a graded run has its own.",
     "not_in_pack": "There is no answer to {id} here yet: write yours, pass its check, and export again.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,20 +29,10 @@ class RecordedCase(Case):
 
 
 @dataclass(frozen=True)
-class Draws:
-    """Stands for an exercise's function of cases: one of several draws, chosen by the generator."""
-
-    draws: Sequence[Sequence[RecordedCase]]
-
-    def __call__(self, rng: np.random.Generator) -> list[Case]:
-        return list(self.draws[int(rng.integers(len(self.draws)))])
-
-
-@dataclass(frozen=True)
 class Replay:
     """Stands for an answer: gives on a recorded case what that answer gave.
 
-    library: "module:name" of the same answer in the library; without it nothing here can be called.
+    library: "module:name" of the same answer in the library, where it has it.
     """
 
     exercise: str
@@ -55,10 +45,12 @@ class Replay:
         found = case.values[self.name]
         return found if case.device == "cpu" else _on_device(found, case.device)
 
+    def in_library(self) -> Any:
+        """The same answer as a function or class of the library; None where the library has none."""
+        return resolve(self.library.replace(":", ".")) if self.library else None
+
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        if self.library is None:
-            raise NotImplementedError(sentence("not_in_pack", id=self.exercise))
-        return resolve(self.library.replace(":", "."))(*arguments, **named)
+        raise NotImplementedError(sentence("not_in_pack", id=self.exercise))
 
 
 def _on_device(value: Any, device: str) -> Any:
