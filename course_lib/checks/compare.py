@@ -101,7 +101,8 @@ def describe(value: Any) -> str:
         return f"an exception ({value.type_name})"
     names = {str: "text", bool: "True or False", dict: "a dict", list: "a list", int: "an integer"}
     names |= {float: "a number", bytes: "bytes", type(None): "None"}
-    return names[type(value)]
+    # A frame can hold a NumPy scalar, which no honest answer leaves one.
+    return names.get(type(value), f"an object of type {type(value).__name__}")
 
 
 def _finding(kind: str, case: str, name: str, **values: object) -> Finding:
