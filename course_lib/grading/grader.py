@@ -14,6 +14,7 @@ from __future__ import annotations
 import ast
 import builtins
 import contextlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ from .graft import context_cells, program
 from .oracle import Draw, Oracle, OracleFailure
 from .sandbox import Outcome, SandboxFailure, Worker, stage_library
 
+PREFIX = "course-grading-"
 UNTOUCHED = Raised("NotImplementedError", "")
 
 
@@ -58,7 +60,8 @@ class Grader:
         self._folder: Path | None = None
 
     def __enter__(self) -> Self:
-        self._folder = Path(tempfile.mkdtemp(prefix="course-grading-"))
+        _sweep()
+        self._folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
         # Learners' processes read their library below it.
         self._folder.chmod(0o755)
         return self
@@ -121,6 +124,25 @@ class Grader:
         worker.__enter__()
         self._worker = (assignment.chapter, worker)
         return worker
+
+
+def _sweep() -> None:
+    """Remove the staged libraries of graders that were killed: their folders are named after them."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        number = folder.name.removeprefix(PREFIX).split("-")[0]
+        with contextlib.suppress(OSError):
+            if number.isdigit() and folder.stat().st_uid == os.getuid() and not _runs(int(number)):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _outcome(

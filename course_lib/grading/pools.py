@@ -37,6 +37,10 @@ class Job:
     seed: int
 
 
+class NoCluster(RuntimeError):
+    """The Dask cluster cannot be used; the message is one sentence that says why."""
+
+
 class Pool(Protocol):
     """What grades jobs."""
 
@@ -126,11 +130,17 @@ class DaskPool:
     def __init__(
         self, bundle: Bundle, scheduler: str, isolation: str, limits: Limits | None, gpu: bool
     ) -> None:
-        from distributed import Client
-
+        try:
+            from distributed import Client
+        except ImportError:
+            raise NoCluster("Dask is not installed: pip install 'transformer-course[cluster]'.") from None
         self._bundle = bundle
         self._settings = (isolation, limits, gpu)
-        self._client = Client(scheduler, timeout="30s")
+        try:
+            self._client = Client(scheduler, timeout="10s")
+        except (OSError, ValueError) as error:
+            told = " ".join(str(error).split())
+            raise NoCluster(f"No Dask scheduler answers at {scheduler} ({told}).") from None
         self.size = max(1, len(self._client.scheduler_info(n_workers=-1)["workers"]))
         self._waiting: dict[Any, Job] = {}
 
