@@ -46,7 +46,7 @@ SYSTEM = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
 ETC = ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime")
 # Of course_lib, what a learner's process may read. The rest decides, or holds references.
 NOT_STAGED = ("authoring", "__pycache__", "*.pyc", "[0-9][0-9]_*.py")
-STAGED_OF_GRADING = ("__init__.py", "confine.py", "protocol.py", "worker.py")
+STAGED_OF_GRADING = ("__init__.py", "confine.py", "forbidding.py", "protocol.py", "worker.py")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 # confine.py by itself, before anything else is imported: afterwards the old paths are gone.
 ENTER = (
@@ -214,7 +214,7 @@ class Worker:
         with ours:
             with theirs:
                 socket.send_fds(self._control.connection, [b"j"], [theirs.fileno()])
-            self._control.send({"scratch": scratch}, _after(ANSWER_SECONDS))
+            self._control.send({"scratch": scratch, "forbidden": task["forbidden"]}, _after(ANSWER_SECONDS))
             talk = _Conversation(Channel(ours), self.limits.program, seconds)
             if problem := talk.trouble():
                 raise SandboxFailure(f"{problem} {self._reason()}")

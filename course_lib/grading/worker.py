@@ -10,8 +10,8 @@ both, write to the grader's connection, and say what it likes about its own valu
 given inputs only, one case at a time, after it has answered the one before, and it has to send the right
 values for inputs that it has never seen. Expected values, references, seeds and later cases are never in
 any process here. A frame more, less, or out of turn ends the exercise without marks; the grader counts.
-Forbidden names are enforced here, too, so code that takes this module apart can undo that; the sentence
-"right values, by a forbidden shortcut" is what a determined attacker can still reach.
+Forbidden names are refused here, too (`grading.forbidding`); "right values, by a forbidden shortcut" is what
+a determined attacker can still reach.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from ..checks.exercise import Case
-from ..checks.guard import ForbiddenCall, forbid
+from ..checks.guard import ForbiddenCall, noticing
 from ..checks.probes import watched_inputs, were_changed
 from ..checks.values import Opaque, Raised, equal, normalise
-from . import confine
+from . import confine, forbidding
 from .confine import Limits
 from .protocol import Channel, ChannelClosed, ProtocolError
 
@@ -81,6 +81,7 @@ def _preload(modules: list[str]) -> None:
     # torch imports its compiler when an operator is first watched: seconds, in every child anew.
     for name in ("torch._dynamo", *modules):
         importlib.import_module(name)
+    forbidding.prepare()
 
 
 def _serve_jobs(control: Channel, given: Mapping[str, Any]) -> None:
@@ -121,7 +122,7 @@ def _supervise(
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
-            _learn(connection, writing, given["confined"], limits, uid, job["scratch"])
+            _learn(connection, writing, given["confined"], limits, uid, job)
         os.close(connection)
         os.close(writing)
         _report(control, child, reading, limits.printed)
@@ -203,7 +204,9 @@ def _end_orphans() -> bool:
 # --- the learner's process ------------------------------------------------------------------------------
 
 
-def _learn(connection: int, output: int, confined: bool, limits: Limits, uid: int, scratch: str) -> NoReturn:
+def _learn(
+    connection: int, output: int, confined: bool, limits: Limits, uid: int, job: Mapping[str, Any]
+) -> NoReturn:
     """Confine this process, then run the program and answer cases. Never returns."""
     try:
         channel = Channel(socket.socket(fileno=_own_descriptors(connection, output)))
@@ -211,10 +214,11 @@ def _learn(connection: int, output: int, confined: bool, limits: Limits, uid: in
             os.setsid()
             if confined:
                 confine.drop_privileges(uid)
-            os.chdir(scratch)
+            os.chdir(job["scratch"])
             # A change of user forgets it, so this comes after.
             confine.die_with_parent()
             confine.set_limits(limits, processes=confined)
+            forbidding.enforce(job["forbidden"])
         except Exception as error:
             channel.send({"failed": f"{type(error).__name__}: {error}"})
             os._exit(1)
@@ -251,7 +255,7 @@ def _answer(channel: Channel) -> None:
     channel.send({"errors": errors, "problem": problem})
     while True:
         case = channel.receive()
-        values, changed = _run_case(probe, answer, case, task["forbidden"])
+        values, changed = _run_case(probe, answer, case)
         _flush()
         reply = {"case": case["number"], "values": values, "changed": changed}
         try:
@@ -278,14 +282,14 @@ def _run_program(cells: list[str]) -> tuple[dict[str, Any], dict[int, Raised]]:
 
 
 def _run_case(
-    probe: Callable[[Any, Case], Mapping[str, Any]], answer: Any, given: Mapping[str, Any], names: list[str]
+    probe: Callable[[Any, Case], Mapping[str, Any]], answer: Any, given: Mapping[str, Any]
 ) -> tuple[dict[str, Any] | Raised, bool]:
     """The probe's values, and whether the answer changed its inputs."""
     inputs = given["inputs"]
     case = Case("a case", copy.deepcopy(inputs), device=given["device"])
     try:
         with watched_inputs() as made:
-            with forbid(names):
+            with noticing():
                 values = {str(name): normalise(value) for name, value in probe(answer, case).items()}
             return values, were_changed(made) or not equal(case.inputs, inputs)
     except ForbiddenCall as error:

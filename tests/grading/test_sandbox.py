@@ -226,7 +226,7 @@ def test_no_reference_lies_in_the_library(worker: Worker, library: Path) -> None
     assert "/course/course_lib/checks/probes/welcome.py" in files
     assert not [name for name in files if "/checks/0" in name or "solution" in name or "authoring" in name]
     grading = {Path(name).name for name in files if "/grading/" in name}
-    assert grading == {"__init__.py", "confine.py", "protocol.py", "worker.py"}
+    assert grading == {"__init__.py", "confine.py", "forbidding.py", "protocol.py", "worker.py"}
     assert sorted(path.name for path in library.rglob("06_*")) == []
 
 
