@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +61,7 @@ def normalise(value: Any, depth: int = 0) -> Any:
     kind = type(value)
     if issubclass(kind, np.ndarray):
         return _from_numpy(np.ndarray.view(value, np.ndarray))
-    if kind.__module__.split(".")[0] == "torch" and hasattr(value, "detach"):
+    if "torch" in sys.modules and issubclass(kind, sys.modules["torch"].Tensor):
         return _from_torch(value)
     if issubclass(kind, (list, tuple)):
         items = list.__iter__(value) if issubclass(kind, list) else tuple.__iter__(value)
@@ -129,6 +130,9 @@ def _from_numpy(value: np.ndarray) -> Any:
 def _from_torch(value: Any) -> Any:
     import torch
 
+    if type(value) is not torch.Tensor:
+        with torch._C.DisableTorchFunctionSubclass():
+            value = torch.Tensor.as_subclass(value, torch.Tensor)
     if value.numel() > MAX_ELEMENTS:
         return Opaque(f"a tensor of {value.numel():,} elements")
     name = str(value.dtype).removeprefix("torch.")

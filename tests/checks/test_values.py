@@ -110,6 +110,22 @@ def test_arrays_of_subclasses_become_plain_arrays() -> None:
         assert found.data.tolist() == numbers
 
 
+def test_tensors_of_subclasses_become_plain_arrays() -> None:
+    kind = lying(torch.Tensor)
+    kind.detach = kind.numel = kind.cpu = kind.__torch_function__ = Liar._refuse
+    liar = torch.Tensor.as_subclass(torch.arange(3.0), kind)
+    for value in (liar, torch.nn.Parameter(torch.arange(3.0))):
+        found = normalise(value)
+        assert isinstance(found, Array)
+        assert (found.data.tolist(), found.dtype, found.container) == ([0, 1, 2], "float32", "torch.Tensor")
+
+
+def test_a_class_that_tells_nothing_of_itself_is_opaque() -> None:
+    scope: dict[str, Any] = {}
+    exec("made = type('Made', (), {})()", {}, scope)
+    assert normalise(scope["made"]) == Opaque("Made")
+
+
 @pytest.mark.parametrize(
     "value",
     [
