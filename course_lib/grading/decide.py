@@ -258,7 +258,9 @@ def decide(
         and len(actual) == len(cases)
         and all(agree(exercise, expected[i], actual[i]) for i in range(len(untimed), len(cases)))
     )
-    return _with_speed(mark, _timing(exercise.speed, cases, right, seconds, reference_seconds))
+    # Times that are not there for each value were not taken.
+    reference = reference_seconds if len(seconds) == len(actual) else ()
+    return _with_speed(mark, _timing(exercise.speed, cases, right, seconds, reference))
 
 
 def _on_values(
@@ -288,8 +290,6 @@ def _timing(
         return Timing(speed.points, speed.at_most, "not measured")
     if not right:
         return Timing(speed.points, speed.at_most, "no values")
-    if len(seconds) != len(cases):
-        return Timing(speed.points, speed.at_most, "not measured")
     ours, theirs = (_typical(cases, timed, times) for times in (seconds, reference))
     return Timing(
         speed.points, speed.at_most, "fast" if ours <= speed.at_most * theirs else "slow", ours / theirs
