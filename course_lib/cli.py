@@ -6,7 +6,6 @@ finds goes to standard output (as JSON with --json), what goes wrong to standard
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -16,6 +15,8 @@ import typer
 from typer.core import TyperGroup
 
 from .atomic import DiskFull
+from .console import BROKEN, FINE, INTERRUPTED, NOT_PASSED, WRONG_USE, Json, console, fail, print_json, shown
+from .grading.commands import add_staff_commands
 from .workspace import WorkReport, Workspace, WorkspaceError, resolve_chapter
 
 if TYPE_CHECKING:
@@ -23,16 +24,10 @@ if TYPE_CHECKING:
 
     from .grading.local import NotebookReport
 
-FINE, NOT_PASSED, WRONG_USE, BROKEN, INTERRUPTED = 0, 1, 2, 3, 130
 EXIT_CODES = (
     "Exit codes: 0 fine; 1 not passed, or out of step; 2 wrong use; 3 something is broken on this machine; "
     "130 interrupted."
 )
-
-
-def _fail(sentence: str, code: int) -> NoReturn:
-    typer.echo(sentence, err=True)
-    raise typer.Exit(code)
 
 
 class CourseGroup(TyperGroup):
@@ -43,16 +38,16 @@ class CourseGroup(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            _fail("Interrupted.", INTERRUPTED)
+            fail("Interrupted.", INTERRUPTED)
         except BrokenPipeError:
             raise
         except WorkspaceError as error:
-            _fail(str(error), WRONG_USE)
+            fail(str(error), WRONG_USE)
         except DiskFull as error:
-            _fail(str(error), BROKEN)
+            fail(str(error), BROKEN)
         except PermissionError as error:
             where = error.filename or "a file"
-            _fail(f"{where} may not be read or written by you: make it yours, or set COURSE_WORK.", BROKEN)
+            fail(f"{where} may not be read or written by you: make it yours, or set COURSE_WORK.", BROKEN)
         except Exception as error:
             # typer's own exits and usage errors carry an exit code and print themselves.
             if (
@@ -61,8 +56,10 @@ class CourseGroup(TyperGroup):
                 or os.environ.get("COURSE_DEBUG")
             ):
                 raise
+            if isinstance(error, ModuleNotFoundError) and str(error.name).startswith("course_lib."):
+                fail("This command is for authors and staff: a learner's pack does not have it.", WRONG_USE)
             told = " ".join(f"{type(error).__name__}: {error}".split())
-            _fail(f"The course itself failed ({told}). COURSE_DEBUG=1 shows where; please report it.", BROKEN)
+            fail(f"The course itself failed ({told}). COURSE_DEBUG=1 shows where; please report it.", BROKEN)
 
 
 app = typer.Typer(
@@ -76,28 +73,9 @@ app = typer.Typer(
     epilog=EXIT_CODES,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for a script.")]
 ChapterArgument = Annotated[
     str, typer.Argument(help="06, attention, 06_attention, or a path.", show_default=False)
 ]
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(highlight=False)
-
-
-def _print_json(plain: object) -> None:
-    typer.echo(json.dumps(plain, indent=2))
-
-
-def _shown(path: Path) -> str:
-    """A path as short as it can be said from here."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
 
 
 # --- for learners ---------------------------------------------------------------------------------------
@@ -119,7 +97,7 @@ def lab(
     try:
         code = run_lab(Workspace(), browser=browser, port=port)
     except LabError as error:
-        _fail(str(error), BROKEN)
+        fail(str(error), BROKEN)
     raise typer.Exit(code)
 
 
@@ -142,14 +120,14 @@ def check(
     reports = []
     for path in _notebooks_to_check(Workspace(), what):
         if not as_json:
-            typer.echo(f"Checking {_shown(path)} …", err=True)
+            typer.echo(f"Checking {shown(path)} …", err=True)
         progress = None if as_json else _progress_line
         reports.append(check_notebook(path, cell_timeout=cell_timeout, progress=progress))
     if as_json:
-        _print_json([report.to_json() for report in reports])
+        print_json([report.to_json() for report in reports])
     else:
         for report in reports:
-            _print_report(_console(), report)
+            _print_report(console(), report)
     passed = all(
         not report.problems and all(exercise.status == "passed" for exercise in report.exercises)
         for report in reports
@@ -226,7 +204,7 @@ def progress(as_json: Json = False) -> None:
     for note in kept.notes:
         typer.echo(note, err=True)
     if as_json:
-        _print_json(rows)
+        print_json(rows)
         return
     from rich.table import Table
 
@@ -237,7 +215,7 @@ def progress(as_json: Json = False) -> None:
     total = {key: sum(row[key] for row in rows) for key in ("passed", "total", "points", "of")}
     for row in [*rows, {"chapter": "all", **total}]:
         table.add_row(row["chapter"], f"{row['passed']}/{row['total']}", f"{row['points']}/{row['of']}")
-    _console().print(table)
+    console().print(table)
 
 
 @app.command()
@@ -258,9 +236,9 @@ def hint(
     try:
         found = Progress.load().next_hint(exercise)
     except KeyError as error:
-        _fail(str(error.args[0]), WRONG_USE)
+        fail(str(error.args[0]), WRONG_USE)
     if as_json:
-        _print_json(asdict(found))
+        print_json(asdict(found))
     else:
         last = " (the last)" if found.number == found.total else ""
         typer.echo(f"Hint {found.number} of {found.total}{last}: {found.text}")
@@ -293,14 +271,14 @@ def update(as_json: Json = False) -> None:
 def _finish(report: WorkReport, as_json: bool) -> NoReturn:
     """Show what was done to the learner's notebooks, and end."""
     if as_json:
-        _print_json(report.to_json())
+        print_json(report.to_json())
     else:
         for change in report.changed:
             typer.echo(f"{change.notebook}: {_counts(change)}")
         if not report.changed and not report.problems:
             typer.echo("Nothing to do: your notebooks are up to date.")
         if report.backup:
-            typer.echo(f"Your earlier versions are in {_shown(report.backup)}")
+            typer.echo(f"Your earlier versions are in {shown(report.backup)}")
     for problem in report.all_problems():
         typer.echo(problem, err=True)
     undone = report.problems or any(change.status == "left" for change in report.notebooks)
@@ -332,13 +310,15 @@ def export(
     try:
         report = export_package(workspace.work, (to or workspace.work / "my_transformer").resolve())
     except FileExistsError as error:
-        _fail(f"{error}.", WRONG_USE)
+        fail(f"{error}.", WRONG_USE)
     problems = report.problems
     if as_json:
-        _print_json(report.to_json())
+        print_json(report.to_json())
     else:
         typer.echo(f"Yours: {', '.join(report.own) or 'nothing yet'}")
         typer.echo(f"From the library: {', '.join(report.from_library) or 'nothing'}")
+        if report.waiting:
+            typer.echo(f"Not there before your answer passes: {', '.join(report.waiting)}")
         folder = Path(report.destination)
         typer.echo(f"Written to {folder}. With {folder.parent} on the path, `import {folder.name}` finds it.")
     for problem in problems:
@@ -360,9 +340,9 @@ def doctor(as_json: Json = False) -> None:
 
     rows = examine()
     if as_json:
-        _print_json([asdict(row) for row in rows])
+        print_json([asdict(row) for row in rows])
     else:
-        _print_rows(_console(), rows)
+        _print_rows(console(), rows)
     raise typer.Exit(BROKEN if any(row.status == "missing" for row in rows) else FINE)
 
 
@@ -404,17 +384,17 @@ def build(
     from .authoring.project import SourceError
     from .chapters import UnknownChapter
 
-    console = None if as_json else _console()
+    where = None if as_json else console()
     try:
         root = Workspace().root
-        report = build_notebooks(root, chapters or None, check_only, jobs, force, console)
+        report = build_notebooks(root, chapters or None, check_only, jobs, force, where)
     except (SourceError, UnknownChapter) as error:
-        _fail(str(error), WRONG_USE)
+        fail(str(error), WRONG_USE)
     if as_json:
-        _print_json(report.to_json())
+        print_json(report.to_json())
     else:
         for path in report.written:
-            typer.echo(f"written: {_shown(path)}")
+            typer.echo(f"written: {shown(path)}")
     for problem in report.problems:
         typer.echo(problem, err=True)
     raise typer.Exit(NOT_PASSED if report.problems else FINE)
@@ -433,9 +413,12 @@ def new(
     try:
         written = new_chapter(Workspace().root, chapter)
     except (ValueError, FileExistsError) as error:
-        _fail(str(error), WRONG_USE)
+        fail(str(error), WRONG_USE)
     for path in written:
-        typer.echo(f"written: {_shown(path)}")
+        typer.echo(f"written: {shown(path)}")
+
+
+add_staff_commands(app)
 
 
 def main() -> None:
