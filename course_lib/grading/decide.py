@@ -75,6 +75,7 @@ SENTENCES: dict[str, str] = {
     "no_reference": "the reference gave no values for {case}",
     "no_cases": "there were no cases to try the answer on",
     "no_reply": "the answer's process gave {given} of {wanted} values and no reason",
+    "no_times": "the reference was timed, and of the answer's values {given} of {wanted}",
     "timed_last": "{case} came after a case that is timed; `public_first` puts those last",
     "fast": "It is fast enough for the points for speed ({points}).",
     "slow": "The points for speed ({points}) are missing: your code takes more than {at_most:g} times as "
@@ -238,7 +239,7 @@ def decide(
     stops early where the answer did. ended: how the learner's process ended, a key of ENDINGS, with its
     `message`. wrong: by misconception's name its values on the same cases; looked up only on a failure.
     seconds, reference_seconds: wall time for each value of `actual` and of `expected`, both measured in the
-    same way (`Outcome.seconds`); without them speed is not measured.
+    same way (`Outcome.seconds`); without those of the reference speed is not measured.
     """
     reason = _machinery(cases, expected, actual, ended)
     if reason:
@@ -258,9 +259,9 @@ def decide(
         and len(actual) == len(cases)
         and all(agree(exercise, expected[i], actual[i]) for i in range(len(untimed), len(cases)))
     )
-    # Times that are not there for each value were not taken.
-    reference = reference_seconds if len(seconds) == len(actual) else ()
-    return _with_speed(mark, _timing(exercise.speed, cases, right, seconds, reference))
+    if right and reference_seconds and len(seconds) != len(cases):
+        return ungraded(exercise, SENTENCES["no_times"].format(given=len(seconds), wanted=len(cases)))
+    return _with_speed(mark, _timing(exercise.speed, cases, right, seconds, reference_seconds))
 
 
 def _on_values(

@@ -251,10 +251,9 @@ def test_a_wrong_answer_has_no_points_for_speed(actual: list[Any], ended: str, s
     [
         (PLAIN, {}),
         ([*PLAIN, *TIMED], {"reference": ()}),
-        ([*PLAIN, *TIMED], {"seconds": ()}),
         ([*PLAIN, *(replace(case, device="cpu") for case in TIMED)], {}),
     ],
-    ids=["no timed case", "no time of the reference", "no time of the answer", "timed on a CPU"],
+    ids=["no timed case", "no time of the reference", "timed on a CPU"],
 )
 def test_where_speed_is_not_measured_its_points_do_not_count(
     cases: list[Case], given: dict[str, Any]
@@ -267,6 +266,13 @@ def test_where_speed_is_not_measured_its_points_do_not_count(
     assert mark.sentences()[1].startswith("Speed was not measured, which takes a GPU")
     wrong = mark_of([WRONG] * len(cases), seconds, cases=cases, **times)
     assert (wrong.points, wrong.earned) == (4, 0)
+
+
+def test_what_can_be_had_is_the_same_for_an_answer_that_has_no_times() -> None:
+    """As for a starter that nobody touched, which is never run."""
+    mark = mark_of([Raised("NotImplementedError", "")], [])
+    assert (mark.points, mark.earned, mark.status) == (6, 0, "not started")
+    assert mark_of([RIGHT] * 5, []).status == "ungraded"
 
 
 def test_cases_out_of_order_are_not_decided_on() -> None:
