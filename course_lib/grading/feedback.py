@@ -36,7 +36,7 @@ _LOOKS = {
     "not started": ("○", "Not started"),
     "ungraded": ("?", "Not graded yet"),
 }
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _EMPHASIS = re.compile(r"\*([^*\s](?:[^*]*[^*\s])?)\*")
 # What turns the direction of text or hides it: shown as a mark, so that a page reads as it is.
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
@@ -46,10 +46,10 @@ def page(row: Row) -> str:
     """The learner's page for one submission, as the text of a UTF-8 file."""
     cards = "\n".join(_section(row, entry) for entry in row.entries)
     problem = f'<div class="card ungraded"><p>{_prose(row.problem)}</p></div>' if row.problem else ""
-    title = _text(f"{row.assignment}: feedback")
+    title = escaped(f"{row.assignment}: feedback")
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
         f"<h1>{title}</h1>\n{_head(row)}\n{problem}\n{_table(row)}\n{cards}\n</body>\n</html>\n"
@@ -59,7 +59,7 @@ def page(row: Row) -> str:
 def _head(row: Row) -> str:
     received = f", received {row.received[:16].replace('T', ' ')} UTC" if row.received else ""
     late = " <strong>(late)</strong>" if row.late else ""
-    return f"<p>{_text(row.learner)}{escape(received)}{late}</p>"
+    return f"<p>{escaped(row.learner)}{escape(received)}{late}</p>"
 
 
 def _table(row: Row) -> str:
@@ -67,7 +67,7 @@ def _table(row: Row) -> str:
         return "<p>Nothing of this submission has been graded yet.</p>"
     head = '<tr><th scope="col">Exercise</th><th scope="col">Verdict</th><th scope="col">Points</th></tr>'
     lines = [
-        f"<tr><td>{_text(entry.mark.title)}</td><td>{' '.join(_LOOKS[_look(entry)])}</td>"
+        f"<tr><td>{escaped(entry.mark.title)}</td><td>{' '.join(_LOOKS[_look(entry)])}</td>"
         f'<td class="points">{_points(entry.earned, entry.mark.points)}</td></tr>'
         for entry in row.entries
     ]
@@ -86,10 +86,10 @@ def _section(row: Row, entry: Entry) -> str:
     told = "".join(f"<p>{_prose(line)}</p>" for line in lines)
     points = _points(entry.earned, entry.mark.points)
     source = row.answers.get(entry.mark.grade_id)
-    code = f"<pre><code>{_text(source)}</code></pre>" if source else "<p>No answer was found.</p>"
+    code = f"<pre><code>{escaped(source)}</code></pre>" if source else "<p>No answer was found.</p>"
     verdict = f"<p><strong>{sign} {word} · {points}</strong></p>"
     return (
-        f"<h2>{_text(entry.mark.title)}</h2>\n{code}\n"
+        f"<h2>{escaped(entry.mark.title)}</h2>\n{code}\n"
         f'<div class="card {look.replace(" ", "-")}">{verdict}{told}</div>'
     )
 
@@ -105,7 +105,7 @@ def _points(earned: float | None, points: int) -> str:
     return f"no mark yet, of {points} points" if earned is None else f"{earned:g} of {points} points"
 
 
-def _text(text: str) -> str:
+def escaped(text: str) -> str:
     """Escaped, and with nothing in it that hides or turns other text."""
     plain = text.replace("\r\n", "\n").encode("utf-8", "replace").decode("utf-8")
     return escape(_INVISIBLE.sub("\ufffd", plain))
@@ -115,5 +115,5 @@ def _prose(text: str) -> str:
     """Escaped text, with `code` in backticks set as code and *words* between stars emphasised."""
     return "".join(
         f"<code>{part}</code>" if index % 2 else _EMPHASIS.sub(r"<em>\1</em>", part)
-        for index, part in enumerate(_text(text).split("`"))
+        for index, part in enumerate(escaped(text).split("`"))
     )
