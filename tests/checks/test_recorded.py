@@ -197,7 +197,11 @@ def nearest(train: Any, labels: Any, test: Any) -> Any:
 def two_clusters(rng: np.random.Generator) -> list[Case]:
     labels = np.arange(40) % 2
     points = (rng.normal(size=(40, 2)) + 9 * labels[:, None]).astype(np.float32)
-    inputs = {"query": points[:20], "key": labels[:20].astype(np.float32), "value": points[20:]}
+    inputs: dict[str, Any] = {
+        "query": points[:20],
+        "key": labels[:20].astype(np.float32),
+        "value": points[20:],
+    }
     inputs |= {"mask": None, "dtype": "float32", "layout": "contiguous", "gradient": False}
     return [
         Case("two clusters", inputs, withheld={"labels": labels[20:]}),
