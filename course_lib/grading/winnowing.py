@@ -422,7 +422,8 @@ def _assigned(tokens: Sequence[Token], depths: Sequence[int]) -> Sequence[Token]
     last = max((i for i in ends if tokens[i].text in _ASSIGNMENTS), default=0)
     if tokens[0].text == "case" and not last:
         return tokens[1 : ends[0] if ends else 1]
-    is_annotated = bool(ends) and tokens[ends[0]].text == ":" and tokens[1].text in (":", ".", "[")
+    colon = bool(ends) and tokens[ends[0]].text == ":"
+    is_annotated = colon and any(token.text in (":", ".", "[") for token in tokens[1:2])
     return tokens[: ends[0] if is_annotated and tokens[0].text not in _BLOCKS else last]
 
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import nbformat
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from course_lib.checks.registry import all_exercises
@@ -339,8 +339,24 @@ def test_every_window_of_hashes_has_its_smallest_chosen(grams: list[int]) -> Non
 # --- Text that is no program ------------------------------------------------------------------------------
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.one_of(st.text(), st.binary().map(lambda raw: raw.decode("utf-8", "surrogateescape"))))
+pieces = st.sampled_from(
+    [*"()[]{}:,=.*;'\\\n \tx0", *keyword.kwlist, "match ", "case ", ":=", "+=", '"""', "f'"]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.one_of(
+        st.text(),
+        st.binary().map(lambda raw: raw.decode("utf-8", "surrogateescape")),
+        st.lists(pieces, max_size=40).map("".join),
+        st.lists(pieces, max_size=40).map(" ".join),
+    )
+)
+@example(":")
+@example("import")
+@example("def")
+@example("async")
 def test_any_text_has_fingerprints_or_none(text: str) -> None:
     found = fingerprints(text, starter=text[: len(text) // 2])
     lines = text.replace("\r\n", "\n").replace("\r", "\n").count("\n") + 1
