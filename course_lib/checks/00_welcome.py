@@ -12,6 +12,28 @@ from .. import shapes as library
 from .exercise import Case, Exercise, Misconception, Tolerance
 from .probes import welcome as probes
 
+# The library's own versions are no answers, nor parts of one.
+LIBRARY = (
+    "course_lib.shapes.centre_rows",
+    "course_lib.shapes.broadcast_shape",
+    "course_lib.shapes.pairwise_squared_distances",
+)
+# Whatever makes an array of a shape that was asked for, or a view of one.
+MAKING_ARRAYS = (
+    *("empty", "empty_strided", "zeros", "ones", "full", "rand", "randn", "randint", "arange"),
+    *(
+        "new_empty",
+        "new_zeros",
+        "new_ones",
+        "new_full",
+        "expand",
+        "view",
+        "reshape",
+        "unsqueeze",
+        "as_strided",
+    ),
+)
+
 # --- welcome/centre_rows -----------------------------------------------------------------------
 
 
@@ -53,7 +75,7 @@ CENTRE_ROWS = Exercise(
         "each row minus its mean": case["matrix"] - case["matrix"].mean(-1, keepdims=True),
     },
     library="course_lib.shapes:centre_rows",
-    forbidden=("course_lib.shapes.centre_rows", "torch.nn.functional.layer_norm"),
+    forbidden=(*LIBRARY, "torch.nn.functional.layer_norm"),
     misconceptions=(
         Misconception(
             "the means of the rows were subtracted along the columns",
@@ -202,10 +224,13 @@ BROADCAST_SHAPE = Exercise(
     also_right=(_by_recursion, _by_padding),
     library="course_lib.shapes:broadcast_shape",
     forbidden=(
-        "course_lib.shapes.broadcast_shape",
+        *LIBRARY,
         "torch.broadcast_shapes",
+        "torch._C._infer_size",
+        "torch._refs._broadcast_shapes",
+        "torch.jit._shape_functions.broadcast",
         "numpy.broadcast_shapes",
-        *(f"aten::{name}" for name in ("empty", "zeros", "ones", "full", "rand", "expand", "add")),
+        *(f"aten::{name}" for name in MAKING_ARRAYS),
     ),
     misconceptions=(
         Misconception(
@@ -298,7 +323,7 @@ DISTANCES = Exercise(
         "the sums over d": ((case["first"][:, None] - case["second"][None]) ** 2).sum(-1),
     },
     library="course_lib.shapes:pairwise_squared_distances",
-    forbidden=("course_lib.shapes.pairwise_squared_distances", "torch.cdist", "torch.pdist"),
+    forbidden=(*LIBRARY, "torch.cdist", "torch.pdist"),
     misconceptions=(
         Misconception(
             "the distances are not squared",
@@ -412,6 +437,7 @@ SPREAD = Exercise(
     probe=probes.spread,
     reference=_spread,
     also_right=(_spread_by_covariance, _spread_by_lstsq),
+    forbidden=LIBRARY,
     tolerance={
         "the list of spreads": Tolerance(absolute=1e-3, relative=1e-3),
         "the exponent": Tolerance(absolute=2e-3, relative=2e-3),
@@ -576,6 +602,7 @@ ADD_POSITIONS = Exercise(
         _in_loops,
         lambda vectors: vectors + vectors.new_ones(vectors.shape[1]).cumsum(0).sub(1).view(1, -1, 1),
     ),
+    forbidden=LIBRARY,
     gpu=True,
     misconceptions=(
         Misconception(

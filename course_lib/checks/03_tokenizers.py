@@ -94,6 +94,20 @@ def _merge_by_spelling(pieces: Sequence[str], pair: tuple[str, str]) -> list[str
     return result
 
 
+# What does an exercise's work, whole or in part: the library's own versions, and the package `tokenizers`.
+LIBRARY = (
+    "course_lib.tokenizers.bpe.merge_pair",
+    "course_lib.tokenizers.bpe.train_bpe",
+    "course_lib.tokenizers.bpe.train_bpe_slow",
+    "course_lib.tokenizers.bpe.BPETokenizer",
+    "course_lib.tokenizers.wordpiece.train_wordpiece",
+    "course_lib.tokenizers.wordpiece.train_wordpiece_slow",
+    "course_lib.tokenizers.wordpiece.WordPieceTokenizer",
+    "course_lib.tokenizers.unigram.UnigramTokenizer",
+    "course_lib.tokenizers.unigram_training.prune",
+    "tokenizers",
+)
+
 # --- tokenizers/bpe_step -----------------------------------------------------------------------
 
 Words = list[tuple[list[str], int]]
@@ -219,7 +233,7 @@ BPE_STEP = Exercise(
     probe=probes.bpe_step,
     reference=_step,
     also_right=(_step_by_sorting, _step_in_place),
-    forbidden=("course_lib.tokenizers.bpe.merge_pair",),
+    forbidden=LIBRARY,
     misconceptions=(
         Misconception(
             "every word was counted once, however frequent it is",
@@ -435,11 +449,7 @@ TRAIN_BPE = Exercise(
     reference=library.train_bpe_slow,
     also_right=(_train_by_numbers, _train_incrementally),
     library="course_lib.tokenizers:train_bpe",
-    forbidden=(
-        "course_lib.tokenizers.bpe.train_bpe",
-        "course_lib.tokenizers.bpe.train_bpe_slow",
-        "course_lib.tokenizers.bpe.merge_pair",
-    ),
+    forbidden=LIBRARY,
     misconceptions=(
         Misconception(
             "every chunk was counted once, however frequent it is",
@@ -699,7 +709,7 @@ ENCODE_BPE = Exercise(
     probe=probes.encode_bpe,
     reference=_encode,
     also_right=(_encode_merge_by_merge, _encode_one_place_at_a_time),
-    forbidden=("course_lib.tokenizers.bpe.BPETokenizer",),
+    forbidden=LIBRARY,
     misconceptions=(
         Misconception(
             "the leftmost pair was merged first",
@@ -950,7 +960,7 @@ ENCODE_WORDPIECE = Exercise(
     probe=probes.encode_wordpiece,
     reference=_wordpiece,
     also_right=(_wordpiece_by_recursion, _wordpiece_by_shrinking),
-    forbidden=("course_lib.tokenizers.wordpiece.WordPieceTokenizer",),
+    forbidden=LIBRARY,
     misconceptions=(
         Misconception(
             "the shortest piece was taken",
@@ -1281,7 +1291,7 @@ BEST_CUT = Exercise(
     reference=_viterbi,
     also_right=(_best_by_memory, _best_of_all),
     tolerance=Tolerance(absolute=1e-6, relative=1e-6),
-    forbidden=("course_lib.tokenizers.unigram.UnigramTokenizer",),
+    forbidden=LIBRARY,
     misconceptions=(
         Misconception(
             "the longest piece was taken from the left",
@@ -1535,6 +1545,7 @@ BATCH_COST = Exercise(
     probe=probes.batch_cost,
     reference=_batch,
     also_right=(_batch_with_torch, _batch_by_filling),
+    forbidden=LIBRARY,
     gpu=True,
     misconceptions=(
         Misconception(

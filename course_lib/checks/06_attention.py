@@ -17,6 +17,31 @@ from ..layers import masks as library_masks
 from .exercise import Case, Exercise, Misconception, Tolerance
 from .probes import attention as probes
 
+# The library's own versions are no answers, nor parts of one. Its attention is: exercise 3 may build on it.
+LIBRARY = (
+    "course_lib.layers.masks.causal_mask",
+    "course_lib.layers.attention.SingleHeadAttention",
+    "course_lib.layers.chunked.chunked_attention",
+)
+ATTENTION = (
+    "course_lib.layers.attention.scaled_dot_product_attention",
+    "course_lib.layers.attention.attention_weights",
+)
+# torch's own, with the Python that it falls back on.
+HEADS = (
+    "torch.nn.MultiheadAttention",
+    "torch.nn.functional.multi_head_attention_forward",
+    "torch.ao.nn.quantizable.MultiheadAttention",
+)
+FUSED = (
+    "torch.nn.functional.scaled_dot_product_attention",
+    "torch.nn.attention.flex_attention.flex_attention",
+    "torch._higher_order_ops.flex_attention.math_attention",
+    "torch.onnx.ops.attention",
+    "torch.onnx.ops._impl.attention_23",
+    *HEADS,
+)
+
 # --- attention/causal_mask ---------------------------------------------------------------------
 
 
@@ -51,7 +76,7 @@ CAUSAL_MASK = Exercise(
     probe=probes.causal_mask,
     reference=library_masks.causal_mask,
     also_right=(_mask_by_loops, _mask_by_tril),
-    forbidden=("course_lib.layers.masks.causal_mask",),
+    forbidden=(*LIBRARY, *ATTENTION),
     library="course_lib.layers.masks:causal_mask",
     misconceptions=(
         Misconception(
@@ -322,12 +347,7 @@ SDPA = Exercise(
     also_right=(_sdpa_by_einsum, _sdpa_by_exponentials, _sdpa_in_ten_lines),
     steps=sdpa_steps,
     tolerance=Tolerance(absolute=2e-5, relative=1e-4),
-    forbidden=(
-        "torch.nn.functional.scaled_dot_product_attention",
-        "torch.nn.functional.multi_head_attention_forward",
-        "course_lib.layers.attention.scaled_dot_product_attention",
-        "course_lib.layers.attention.attention_weights",
-    ),
+    forbidden=(*LIBRARY, *ATTENTION, *FUSED),
     library="course_lib.layers.attention:scaled_dot_product_attention",
     misconceptions=(
         Misconception(
@@ -629,11 +649,7 @@ CROSS = Exercise(
     also_right=(_HeadByEinsum, _HeadByHand),
     steps=cross_steps,
     tolerance=Tolerance(absolute=5e-5, relative=2e-4),
-    forbidden=(
-        "torch.nn.MultiheadAttention",
-        "torch.nn.functional.multi_head_attention_forward",
-        "course_lib.layers.attention.SingleHeadAttention",
-    ),
+    forbidden=(*LIBRARY, *HEADS),
     library="course_lib.layers.attention:SingleHeadAttention",
     misconceptions=(
         Misconception(
@@ -973,6 +989,7 @@ SATURATION = Exercise(
     probe=probes.saturation,
     reference=_measure,
     also_right=(_saturation_by_formula, _saturation_by_autograd),
+    forbidden=LIBRARY,
     steps=saturation_steps,
     # Near saturation a norm is a small difference of large numbers: the formula keeps half the digits.
     tolerance=Tolerance(absolute=4e-4, relative=1e-3),
@@ -1193,6 +1210,11 @@ def _chunked_by_split(query: Tensor, key: Tensor, value: Tensor, chunk: int, cau
     return torch.cat(output, dim=-2)
 
 
+def _whole_mask(n_query: int, n_key: int, device: torch.device) -> Tensor:
+    positions = torch.arange(n_key - n_query, n_key, device=device)
+    return torch.arange(n_key, device=device) <= positions[:, None]
+
+
 def _wrong_chunked(
     *,
     first: str = "right",
@@ -1210,10 +1232,10 @@ def _wrong_chunked(
         if not scaled:
             query = query * query.shape[-1] ** 0.5
         if memory == "whole":
-            mask = library_masks.causal_mask(n_query, n_key, query.device) if causal else None
+            mask = _whole_mask(n_query, n_key, query.device) if causal else None
             return _sdpa_by_einsum(query, key, value, mask)[0]
         pieces, kept = [], []
-        whole_mask = library_masks.causal_mask(n_query, n_key, query.device) if memory == "mask" else None
+        whole_mask = _whole_mask(n_query, n_key, query.device) if memory == "mask" else None
         if memory == "pieces":
             chunk = math.ceil(n_query / chunk)
         for start in range(0, n_query - (n_query % chunk if dropped else 0), chunk):
@@ -1283,11 +1305,7 @@ CHUNKED = Exercise(
         _chunked_by_ones_and_own_attention,
     ),
     tolerance=Tolerance(absolute=2e-5, relative=1e-4),
-    forbidden=(
-        "torch.nn.functional.scaled_dot_product_attention",
-        "torch.nn.functional.multi_head_attention_forward",
-        "course_lib.layers.chunked.chunked_attention",
-    ),
+    forbidden=(*LIBRARY, *ATTENTION, *FUSED),
     library="course_lib.layers.chunked:chunked_attention",
     gpu=True,
     misconceptions=(

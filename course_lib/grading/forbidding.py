@@ -156,7 +156,7 @@ def _lock_operators(operators: dict[str, str]) -> None:
 
     libraries: dict[str, Any] = {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of a kernel that is replaced.
+        warnings.simplefilter("ignore")  # torch tells of a kernel that is replaced.
         for operator, name in operators.items():
             for full, key in _kernels().get(operator, ()):
                 namespace, _, rest = full.partition("::")

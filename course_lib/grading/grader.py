@@ -26,7 +26,7 @@ from nbformat import NotebookNode
 from ..checks.values import Raised
 from .bundle import Assignment, Bundle, Question
 from .confine import Limits
-from .cut import cut
+from .cut import cut, shared
 from .decide import Mark, decide, ungraded
 from .graft import context_cells, program
 from .oracle import Draw, Oracle, OracleFailure
@@ -118,8 +118,8 @@ class Grader:
         library = self._folder / assignment.chapter
         if not library.is_dir():
             stage_library(self.bundle.library, library)
-            answers = {name for question in assignment.questions for name in question.cut}
-            cut(library, sorted(answers), context_cells(assignment.pristine))
+            answers = shared([question.cut for question in assignment.questions])
+            cut(library, answers, context_cells(assignment.pristine))
         worker = Worker(library, self.limits, self.isolation, assignment.preload)
         worker.__enter__()
         self._worker = (assignment.chapter, worker)
