@@ -264,13 +264,31 @@ def _works(*command: str) -> bool:
         return False
 
 
+def bubblewrap_works() -> bool:
+    """Whether bubblewrap can make namespaces here."""
+    return _works("bwrap", "--unshare-all", "--ro-bind", "/", "/", "true")
+
+
+def user_namespaces_work() -> bool:
+    """Whether this user may make namespaces without being root."""
+    return _works("unshare", "--user", "--map-root-user", "--net", "true")
+
+
+def container_program() -> str | None:
+    """docker or podman, where one of them starts containers as the grader uses them."""
+    from .grading.views import container_starts
+
+    names = (name for name in ("docker", "podman") if _works(name, "version"))
+    return next((name for name in names if container_starts(name)), None)
+
+
 def isolation() -> dict[str, bool]:
     """Which means of running untrusted code apart work here: tried, not guessed."""
     return {
-        "bubblewrap": _works("bwrap", "--unshare-all", "--ro-bind", "/", "/", "true"),
-        "user namespaces": _works("unshare", "--user", "--map-root-user", "--net", "true"),
+        "bubblewrap": bubblewrap_works(),
+        "user namespaces": user_namespaces_work(),
         "root": hasattr(os, "geteuid") and os.geteuid() == 0,
-        "docker": _works("docker", "version", "--format", "{{.Server.Version}}"),
+        "docker": container_program() is not None,
     }
 
 

@@ -22,9 +22,11 @@ CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWPID = 0x00020000, 0x08000000, 0x20000000
 CLONE_NEWUTS, CLONE_NEWUSER, CLONE_NEWNET = 0x04000000, 0x10000000, 0x40000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
 MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 1 << 12, 1 << 14, 1 << 18, 2
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 36, 38
+MADV_COLLAPSE, LARGE_PAGE = 25, 2 << 20
 CAPABILITY_VERSION_3 = 0x20080522
 LINUX = sys.platform == "linux"
+EMPTY = b"mode=0755,size=1m"
 GIBIBYTE = 1 << 30
 
 
@@ -32,12 +34,13 @@ GIBIBYTE = 1 << 30
 class Limits:
     """What one submission may use. Sizes in bytes, times in seconds.
 
-    memory: address space of one process. processes: with threads counted. file: the largest file.
-    scratch: all files together. cpu: of one process. printed: characters of output that are kept.
-    program: wall time of all cells together. case: wall time of one case.
+    memory: address space of one process. together: memory that all processes hold. processes: with threads
+    counted. file: the largest file. scratch: all files together. cpu: of one process. printed: characters
+    of output that are kept. program: wall time of all cells together. case: wall time of one case.
     """
 
     memory: int = 4 * GIBIBYTE
+    together: int = 4 * GIBIBYTE
     processes: int = 32
     file: int = 32 << 20
     scratch: int = 64 << 20
@@ -51,25 +54,25 @@ class Limits:
 def die_with_parent() -> None:
     """This process is killed when the one that started it ends."""
     if LINUX:
-        _call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def adopt_orphans() -> None:
     """Grandchildren whose parent has ended become children of this process, where it can find them."""
     if LINUX:
-        _call("prctl", PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        call("prctl", PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def own_namespaces(scratch_bytes: int, uid: int) -> None:
+def own_namespaces(scratch: str, scratch_bytes: int, uid: int) -> None:
     """Give this process's future children an own view: of processes, of shared memory, and of files.
 
-    /tmp becomes an empty folder of `scratch_bytes`, which belongs to `uid` and goes with the last child;
-    /dev/shm and /proc are emptied: both would show, or keep, what other submissions did.
+    scratch: the folder that becomes an empty one of `scratch_bytes`, belongs to `uid`, and goes with the
+    last child. /dev/shm and /proc are emptied: both would show, or keep, what other submissions did.
     """
-    _call("unshare", CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWPID)
+    call("unshare", CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWPID)
     _mount(b"none", b"/", None, MS_REC | MS_PRIVATE)
     owned = f"size={scratch_bytes},nr_inodes=10000,mode=0700,uid={uid},gid={uid}".encode()
-    _mount(b"tmpfs", b"/tmp", b"tmpfs", MS_NOSUID | MS_NODEV, owned)
+    _mount(b"tmpfs", scratch.encode(), b"tmpfs", MS_NOSUID | MS_NODEV, owned)
     _mount(b"tmpfs", b"/dev/shm", b"tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, owned)
     _cover_proc()
 
@@ -84,6 +87,11 @@ def _cover_proc() -> None:
     _mount(b"tmpfs", b"/proc", b"tmpfs", flags | MS_REMOUNT | MS_RDONLY)
 
 
+def cover(folder: str) -> None:
+    """Show an empty folder in its place, in which nothing can be made."""
+    _mount(b"tmpfs", folder.encode(), b"tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
+
+
 @functools.cache
 def _processor() -> bytes:
     with open("/proc/cpuinfo", "rb") as file:  # noqa: PTH123
@@ -93,17 +101,17 @@ def _processor() -> bytes:
 def enter(view: Mapping[str, Any]) -> None:
     """Go on in a new process that sees only what `view` shows; the calling process waits and ends with it.
 
-    user: whether a user namespace comes first, as it must where this process is not root. shown: paths
-    that stay what they are, read-only, the same inside as outside unless a pair [outside, inside].
-    links: [name, target]. devices: paths. hidden: folders that are shown empty.
+    user: whether a user namespace comes first, as it must where this process is not root. steps, links:
+    as in `views.View`. library: the folder that is shown as `course`. devices: paths. scratch: a folder.
     """
     user, group = os.getuid(), os.getgid()
     kinds = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWUTS
-    _call("unshare", kinds | (CLONE_NEWUSER if view["user"] else 0))
+    call("unshare", kinds | (CLONE_NEWUSER if view["user"] else 0))
     if view["user"]:
         _write("/proc/self/setgroups", "deny")
         _write("/proc/self/uid_map", f"1000 {user} 1")
         _write("/proc/self/gid_map", f"1000 {group} 1")
+    call("sethostname", b"sandbox", ctypes.c_size_t(7))
     inside = os.fork()
     if inside:
         die_with_parent()
@@ -116,28 +124,35 @@ def _new_root(view: Mapping[str, Any]) -> None:
     """Build the view in a file system in memory, make it the root, and let go of the old one."""
     os.umask(0o022)
     _mount(b"none", b"/", None, MS_REC | MS_PRIVATE)
-    pairs = [(path, path) if isinstance(path, str) else tuple(path) for path in view["shown"]]
+    shown = {path: path for kind, path in view["steps"] if kind == "show"} | {view["course"]: view["library"]}
     # Opened first: what lies in /tmp is covered by the next line.
-    opened = [(os.open(outside, os.O_PATH), inside) for outside, inside in pairs]
-    devices = [(os.open(path, os.O_PATH), path) for path in view["devices"]]
+    opened = {inside: os.open(outside, os.O_PATH) for inside, outside in shown.items()}
+    devices = {path: os.open(path, os.O_PATH) for path in view["devices"]}
     _mount(b"tmpfs", b"/tmp", b"tmpfs", MS_NOSUID | MS_NODEV, b"mode=0755,size=16m")
-    Path("/tmp/tmp").mkdir()
-    _mount(b"tmpfs", b"/tmp/tmp", b"tmpfs", MS_NOSUID | MS_NODEV, b"mode=0755,size=64m")
-    for descriptor, path in opened:
-        _show(descriptor, path, MS_RDONLY | MS_NODEV)
-    for descriptor, path in devices:
+    for kind, path in (*view["steps"], ("show", view["course"])):
+        if kind == "show":
+            _show(opened[path], path, MS_RDONLY | MS_NODEV)
+        else:
+            _folder(path)
+            _mount(b"tmpfs", f"/tmp{path}".encode(), b"tmpfs", MS_NOSUID | MS_NODEV, EMPTY)
+    for path, descriptor in devices.items():
         _show(descriptor, path, MS_NOEXEC)
     for name, target in view["links"]:
         Path(f"/tmp{name}").symlink_to(target)
-    for folder in ("/proc", "/dev/shm", "/.old"):
-        Path(f"/tmp{folder}").mkdir(parents=True, exist_ok=True)
+    for folder in ("/proc", "/dev/shm", "/.old", view["scratch"]):
+        _folder(folder)
     _mount(b"proc", b"/tmp/proc", b"proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
-    for folder in view["hidden"]:
-        _mount(b"tmpfs", f"/tmp{folder}".encode(), b"tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV)
-    _call("pivot_root", b"/tmp", b"/tmp/.old")
+    _mount(b"tmpfs", f"/tmp{view['scratch']}".encode(), b"tmpfs", MS_NOSUID | MS_NODEV, b"mode=0700,size=64m")
+    call("pivot_root", b"/tmp", b"/tmp/.old")
     os.chdir("/")
-    _call("umount2", b"/.old", MNT_DETACH)
-    _mount(b"none", b"/", None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
+    call("umount2", b"/.old", MNT_DETACH)
+    covered = [path for kind, path in view["steps"] if kind == "empty"]
+    for path in (*covered, "/"):
+        _mount(b"none", path.encode(), None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
+
+
+def _folder(path: str) -> None:
+    Path(f"/tmp{path}").mkdir(parents=True, exist_ok=True)
 
 
 def _show(descriptor: int, path: str, flags: int) -> None:
@@ -202,9 +217,9 @@ def drop_privileges(uid: int) -> None:
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
-    _call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
-    _call("capset", ctypes.byref(header), ctypes.byref((ctypes.c_uint32 * 6)()))
+    call("capset", ctypes.byref(header), ctypes.byref((ctypes.c_uint32 * 6)()))
 
 
 def prefer_as_victim() -> None:
@@ -215,11 +230,28 @@ def prefer_as_victim() -> None:
         return
 
 
+def use_large_pages() -> None:
+    """Gather this process's own memory in pages of 2 MiB: what a fork costs is the number of its pages.
+
+    Does nothing where Linux is older than 6.1, or has no memory to spare.
+    """
+    if not LINUX:
+        return
+    madvise = ctypes.CDLL(None).madvise
+    for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
+        bounds, rights, *_, inode = line.split(maxsplit=5)[:5]
+        if rights == "rw-p" and inode == "0":
+            start, end = (int(number, 16) for number in bounds.split("-"))
+            start = -(-start // LARGE_PAGE) * LARGE_PAGE
+            for address in range(start, end // LARGE_PAGE * LARGE_PAGE, LARGE_PAGE):
+                madvise(ctypes.c_void_p(address), ctypes.c_size_t(LARGE_PAGE), MADV_COLLAPSE)
+
+
 def _mount(source: bytes, target: bytes, kind: bytes | None, flags: int, data: bytes | None = None) -> None:
-    _call("mount", source, target, kind, ctypes.c_ulong(flags), data)
+    call("mount", source, target, kind, ctypes.c_ulong(flags), data)
 
 
-def _call(name: str, *arguments: object) -> None:
+def call(name: str, *arguments: object) -> None:
     """Call the C library; raises OSError with the call's name where it says no."""
     function = getattr(ctypes.CDLL(None, use_errno=True), name)
     if function(*arguments) == -1:

@@ -6,9 +6,10 @@
 The worker process (`course_lib.grading.worker`) is started once, inside namespaces, and forks for each
 submission. This process never imports torch. It draws a case only when the case before is answered.
 
-What it does not do: limit the memory of all processes of a submission together (each has its limit, and
-the kernel is told to end them first), show a GPU, or withstand a fault in the kernel itself. With the
-rights of root but without CAP_SYS_ADMIN the kernel does not count processes; wall time still ends them.
+What it does not do: show a GPU, or withstand a fault in the kernel itself. All memory of a submission is
+limited exactly where a control group can be made (`control_group`, and in a container); elsewhere it is
+looked at many times a second (`watch`), and shared memory that no process has mapped in is not seen. The
+kernel is told to end learners' processes first where memory runs out.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ import signal
 import socket
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -36,18 +36,39 @@ from .. import doctor
 from ..checks.compare import INPUTS
 from ..checks.exercise import Case
 from ..checks.values import Array, Opaque, Raised
+from . import seccomp
 from .confine import Limits
 from .protocol import Channel, ChannelClosed, OutOfTime, ProtocolError, encode
+from .views import (
+    CONTROL,
+    COURSE,
+    SCRATCH,
+    View,
+    bubblewrap,
+    container,
+    environment,
+    installed_packages,
+    own_calls,
+    privileged,
+)
 
 START_SECONDS = 180.0
+# Far from the users that systems and containers give out; times the largest process id, below 2^31.
+FIRST_UID, UIDS_OF_WORKER = 1_600_000_000, 64
+FIRST_UID_IN_CONTAINER = 50_000
+POLL_SECONDS, CONTAINER_ENDS_SECONDS = 0.2, 10.0
 ANSWER_SECONDS = 15.0
-INSIDE = "/course"
-SYSTEM = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
-ETC = ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime")
 # Of course_lib, what a learner's process may read. The rest decides, or holds references.
 NOT_STAGED = ("authoring", "__pycache__", "*.pyc", "[0-9][0-9]_*.py")
-STAGED_OF_GRADING = ("__init__.py", "confine.py", "forbidding.py", "protocol.py", "worker.py")
-DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+STAGED_OF_GRADING = (
+    "__init__.py",
+    "confine.py",
+    "forbidding.py",
+    "protocol.py",
+    "seccomp.py",
+    "watch.py",
+    "worker.py",
+)
 # confine.py by itself, before anything else is imported: afterwards the old paths are gone.
 ENTER = (
     "import importlib.util as u, json, sys; s = u.spec_from_file_location('alone', {confine!r});"
@@ -55,8 +76,6 @@ ENTER = (
     " m.enter(json.loads(sys.argv[2])); "
 )
 BOOT = "import sys; sys.path[:0] = {paths!r}; from course_lib.grading.worker import main; main(sys.argv[1])"
-CAPABILITIES = ("CAP_SYS_ADMIN", "CAP_SETUID", "CAP_SETGID", "CAP_KILL")
-NEEDED_CAPABILITIES = 1 << 21 | 1 << 7 | 1 << 6
 
 
 class NoIsolation(RuntimeError):
@@ -88,19 +107,33 @@ class Outcome:
     seconds: tuple[float, ...] = ()
 
 
-def available() -> dict[str, bool]:
-    """Which means of isolation work on this machine, by name."""
-    return doctor.isolation()
-
-
 @functools.cache
 def _bubblewrap_works() -> bool:
-    return available()["bubblewrap"]
+    return doctor.bubblewrap_works()
 
 
 @functools.cache
 def _namespaces_work() -> bool:
-    return sys.platform == "linux" and (_privileged() or available()["user namespaces"])
+    return sys.platform == "linux" and (privileged() or doctor.user_namespaces_work())
+
+
+@functools.cache
+def _container_program() -> str | None:
+    return doctor.container_program() if sys.platform == "linux" else None
+
+
+def available() -> dict[str, bool]:
+    """Which means of isolation work on this machine."""
+    found = {name: works() for name, works in WORKS.items()}
+    return {"bubblewrap": found.pop("bwrap")} | found
+
+
+# In the order in which "auto" takes them.
+WORKS: dict[str, Callable[[], bool]] = {
+    "bwrap": lambda: _bubblewrap_works(),
+    "namespaces": lambda: _namespaces_work(),
+    "docker": lambda: _container_program() is not None,
+}
 
 
 def stage_library(root: Path, into: Path) -> Path:
@@ -126,9 +159,9 @@ class Worker:
     """A preloaded process that runs learners' programs, one at a time.
 
     library: a staged copy of the library, as `stage_library` makes it. isolation: "auto" takes "bwrap"
-    (bubblewrap), else "namespaces" (the same by Linux's own calls), and refuses (NoIsolation) without
-    either; "none" runs submissions with the rights of whoever grades. preload: further modules to import
-    before the first submission.
+    (bubblewrap), else "namespaces" (the same by Linux's own calls), else "docker" (a container of docker
+    or podman), and refuses (NoIsolation) without any; "none" runs submissions with the rights of whoever
+    grades. preload: further modules to import before the first submission.
     Enter it in a thread that lives as long as the worker: Linux ends the worker with that thread.
     """
 
@@ -146,6 +179,8 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._control: Channel | None = None
         self._said: Any = None
+        self._as_root = False
+        self._jobs = 0
 
     def __enter__(self) -> Self:
         self._start()
@@ -159,6 +194,10 @@ class Worker:
         if self._control:
             self._control.close()
         if self._process:
+            # A container ends by itself when nobody is at the other end; its command line ends with it.
+            if self.isolation == "docker":
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(CONTAINER_ENDS_SECONDS)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
@@ -197,7 +236,7 @@ class Worker:
         with (
             tempfile.TemporaryDirectory(prefix="course-scratch-")
             if self.isolation == "none"
-            else (contextlib.nullcontext("/tmp")) as scratch
+            else (contextlib.nullcontext(SCRATCH)) as scratch
         ):
             try:
                 return self._run(task, cases, seconds or self.limits.case, scratch)
@@ -214,7 +253,8 @@ class Worker:
         with ours:
             with theirs:
                 socket.send_fds(self._control.connection, [b"j"], [theirs.fileno()])
-            self._control.send({"scratch": scratch, "forbidden": task["forbidden"]}, _after(ANSWER_SECONDS))
+            job = {"scratch": scratch, "uid": self._next_uid(), "forbidden": task["forbidden"]}
+            self._control.send(job, _after(ANSWER_SECONDS))
             talk = _Conversation(Channel(ours), self.limits.program, seconds)
             if problem := talk.trouble():
                 raise SandboxFailure(f"{problem} {self._reason()}")
@@ -224,6 +264,15 @@ class Worker:
             if "failed" in report:
                 raise SandboxFailure(str(report["failed"]))
             return talk.outcome(report)
+
+    def _next_uid(self) -> int | None:
+        """A user that no other worker's submissions have, nor this one's last; None where none can be had."""
+        self._jobs += 1
+        if not self._as_root:
+            return None
+        number = (self.pid or 0) * UIDS_OF_WORKER + self._jobs % UIDS_OF_WORKER
+        # A container of a person who is not root has the first 65,536 users alone.
+        return FIRST_UID_IN_CONTAINER + number % 10_000 if self.isolation == "docker" else FIRST_UID + number
 
     def _reason(self) -> str:
         """What the supervisor says about a learner's process that did not come up."""
@@ -235,192 +284,112 @@ class Worker:
     # --- starting ---------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        ours, theirs = socket.socketpair()
+        self._as_root = self.isolation == "docker" or (self.isolation != "none" and privileged())
         self._said = tempfile.TemporaryFile()  # noqa: SIM115
-        with theirs:
-            self._process = subprocess.Popen(
-                self._command(theirs.fileno()),
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=self._said,
-                stderr=self._said,
-                start_new_session=True,
-                cwd="/",
-            )
-        self._control = Channel(ours)
         try:
+            self._control = Channel(self._connected())
             first = self._control.receive(_after(START_SECONDS))
-        except (ChannelClosed, OutOfTime, ProtocolError):
-            first = {"failed": "it ended, or did not answer"}
+        except (ChannelClosed, OutOfTime, ProtocolError) as error:
+            first = {"failed": str(error) or "it ended, or did not answer"}
         if "ready" not in first:
             said = self._last_words()
             self.close()
             raise SandboxFailure(f"The worker did not start: {first.get('failed')}. {said}".strip())
 
+    def _connected(self) -> socket.socket:
+        """Start the worker; the grader's end of the line to it."""
+        if self.isolation == "docker":
+            return self._connected_by_name()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            number = theirs.fileno()
+            self._launch(
+                self._command(number), None if self.isolation == "none" else environment(), (number,)
+            )
+        return ours
+
+    def _connected_by_name(self) -> socket.socket:
+        """The same for a container, which inherits nothing: it connects to a socket shown to it alone."""
+        with (
+            tempfile.TemporaryDirectory(prefix="course-control-") as private,
+            socket.socket(socket.AF_UNIX) as listener,
+        ):
+            path = Path(private) / "socket"
+            listener.bind(str(path))
+            # Whoever the container's root is to this machine; the folder around it is this user's own.
+            path.chmod(0o666)
+            listener.listen(1)
+            listener.settimeout(POLL_SECONDS)
+            program = _container_program()
+            assert program is not None
+            view = View.of_this_machine(self.library)
+            self._launch(container(program, view, path, self.limits) + self._command(CONTROL))
+            deadline = _after(START_SECONDS)
+            while self._process and self._process.poll() is None and time.monotonic() < deadline:
+                with contextlib.suppress(TimeoutError):
+                    ours, _ = listener.accept()
+                    ours.setblocking(True)
+                    return ours
+        raise ChannelClosed(f"{program} did not start the container")
+
+    def _launch(
+        self, command: list[str], variables: dict[str, str] | None = None, inherited: tuple[int, ...] = ()
+    ) -> None:
+        self._process = subprocess.Popen(
+            command,
+            pass_fds=inherited,
+            stdin=subprocess.DEVNULL,
+            stdout=self._said,
+            stderr=self._said,
+            start_new_session=True,
+            cwd="/",
+            env=variables,
+        )
+
     def _last_words(self) -> str:
         self._said.seek(0)
         return self._said.read()[-2000:].decode("utf-8", "replace").strip()
 
-    def _command(self, control: int) -> list[str]:
-        privileged = self.isolation != "none" and _privileged()
+    def _command(self, control: int | str) -> list[str]:
+        """The command line that starts the worker. control: a descriptor, or the path of a socket."""
+        confined = self.isolation != "none"
         settings = {
             "control": control,
-            "confined": self.isolation != "none",
-            "drop": privileged,
+            "confined": confined,
+            "filtered": confined and seccomp.works(),
             "preload": self.preload,
             "limits": asdict(self.limits),
         }
         python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
-        inside = str(self.library) if self.isolation == "none" else INSIDE
-        boot = BOOT.format(paths=[inside, *installed_packages()])
+        boot = BOOT.format(paths=[COURSE if confined else str(self.library), *installed_packages()])
         words = [json.dumps(settings)]
         if self.isolation == "namespaces":
             boot = ENTER.format(confine=str(self.library / "course_lib/grading/confine.py")) + boot
-            words.append(json.dumps(_view(self.library, privileged)))
+            words.append(json.dumps(own_calls(View.of_this_machine(self.library), self._as_root)))
         # Isolated and without site: no path of the learner's, and no .pth file that names the repository.
         command = [python, "-I", "-S", "-B", "-c", boot, *words]
-        return _bubblewrap(self.library, privileged) + command if self.isolation == "bwrap" else command
+        if self.isolation == "bwrap":
+            return bubblewrap(View.of_this_machine(self.library), self._as_root) + command
+        return command
 
 
 def _chosen(isolation: str) -> str:
-    if isolation not in ("auto", "bwrap", "namespaces", "none"):
-        raise ValueError(f"isolation={isolation!r}, expected 'auto', 'bwrap', 'namespaces' or 'none'")
+    if isolation not in ("auto", *WORKS, "none"):
+        raise ValueError(f"isolation={isolation!r}, expected one of auto, {', '.join(WORKS)}, none")
     if not hasattr(os, "fork"):
         raise NoIsolation("This system cannot fork a process: grade on Linux, in a container or in WSL2.")
-    works: dict[str, Callable[[], bool]] = {"bwrap": _bubblewrap_works, "namespaces": _namespaces_work}
-    for name in ("bwrap", "namespaces") if isolation == "auto" else (isolation,):
-        if name == "none" or works[name]():
+    for name in WORKS if isolation == "auto" else (isolation,):
+        if name == "none" or WORKS[name]():
             return name
     raise NoIsolation(
-        "Neither bubblewrap nor Linux namespaces work here as asked, so a submission could read and change"
-        " everything that you can: install bubblewrap, or pass isolation='none' to run submissions with your"
-        " own rights all the same."
+        "Neither bubblewrap nor Linux namespaces nor docker work here as asked, so a submission could read"
+        " and change everything that you can: install bubblewrap, or pass isolation='none' to run"
+        " submissions with your own rights all the same."
     )
 
 
 def _after(seconds: float) -> float:
     return time.monotonic() + seconds
-
-
-def _environment() -> dict[str, str]:
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    places = dict.fromkeys(("HOME", "TMPDIR", "MPLCONFIGDIR", "XDG_CACHE_HOME"), "/tmp")
-    rest = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "USER": "learner", "MPLBACKEND": "agg"}
-    return threads | places | rest
-
-
-def installed_packages() -> list[str]:
-    """The folders of installed packages, each once."""
-    return list(dict.fromkeys(os.path.realpath(sysconfig.get_path(name)) for name in ("purelib", "platlib")))
-
-
-def _privileged() -> bool:
-    """Whether this process may make namespaces without a user namespace, and change users in them."""
-    if os.geteuid() != 0:
-        return False
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    effective = next(int(line.split()[1], 16) for line in lines if line.startswith("CapEff"))
-    return effective & NEEDED_CAPABILITIES == NEEDED_CAPABILITIES
-
-
-def _bubblewrap(library: Path, privileged: bool) -> list[str]:
-    """bubblewrap's command line: nothing of this machine but what is named here, and that read-only."""
-    command = [
-        shutil.which("bwrap") or "bwrap",
-        "--unshare-pid",
-        "--unshare-net",
-        "--unshare-ipc",
-        "--unshare-uts",
-    ]
-    command += ["--unshare-cgroup-try", "--hostname", "sandbox", "--die-with-parent", "--new-session"]
-    if not privileged:
-        command += ["--unshare-user", "--uid", "1000", "--gid", "1000"]
-    command += ["--cap-drop", "ALL", *(word for name in CAPABILITIES for word in ("--cap-add", name))]
-    command += ["--clearenv"]
-    for name, value in _environment().items():
-        command += ["--setenv", name, value]
-    folders, links = _system()
-    command += [word for folder in folders for word in ("--ro-bind", folder, folder)]
-    command += [word for name, target in links for word in ("--symlink", target, name)]
-    for name in ETC:
-        command += ["--ro-bind-try", name, name]
-    command += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
-    for folder in _beyond_usr([os.path.realpath(sys.base_prefix)]):
-        command += [*_open_parents(folder), "--ro-bind", folder, folder]
-    command += [word for folder in _repository_shown() for word in ("--tmpfs", folder)]
-    for folder in installed_packages():
-        command += [*_open_parents(folder), "--ro-bind", folder, folder]
-    command += [word for folder in _installed() for word in ("--tmpfs", folder)]
-    return [
-        *command,
-        "--ro-bind",
-        str(library),
-        INSIDE,
-        "--remount-ro",
-        "/dev",
-        "--remount-ro",
-        "/",
-        "--chdir",
-        "/tmp",
-    ]
-
-
-def _view(library: Path, privileged: bool) -> dict[str, Any]:
-    """The same as `_bubblewrap` for a machine that has namespaces and no bubblewrap."""
-    folders, links = _system()
-    if _repository_shown():
-        raise NoIsolation("The course lies in a system folder: install bubblewrap to grade here.")
-    files = [name for name in ETC if Path(name).exists()]
-    shown: list[Any] = [
-        *folders,
-        *files,
-        *_beyond_usr([os.path.realpath(sys.base_prefix)]),
-        *installed_packages(),
-    ]
-    return {
-        "user": not privileged,
-        "shown": [*shown, [str(library), INSIDE]],
-        "links": links,
-        "devices": [path for path in DEVICES if Path(path).exists()],
-        "hidden": _installed(),
-    }
-
-
-def _system() -> tuple[list[str], list[tuple[str, str]]]:
-    """(folders of the system to show, links to make beside them as (name, target))"""
-    folders, links = ["/usr"], []
-    for path in (Path("/") / name for name in SYSTEM):
-        if path.is_symlink():
-            links.append((str(path), str(path.readlink())))
-        elif path.is_dir():
-            folders.append(str(path))
-    return folders, links
-
-
-def _open_parents(folder: str) -> list[str]:
-    """Make the folders above one that learners' users may pass: bubblewrap gives some of them 0700."""
-    parents = [str(path) for path in reversed(Path(folder).parents) if str(path) != "/"]
-    return [word for parent in _beyond_usr(parents) for word in ("--perms", "0755", "--dir", parent)]
-
-
-def _beyond_usr(folders: list[str]) -> list[str]:
-    return [folder for folder in folders if not folder.startswith("/usr/") and folder != "/usr"]
-
-
-def _repository_shown() -> list[str]:
-    """The repository itself, where it lies below a folder that is shown: to be covered."""
-    repository = Path(__file__).resolve().parents[2]
-    shown = [Path("/usr"), Path(os.path.realpath(sys.base_prefix))]
-    installed = str(repository) in installed_packages()
-    if installed or not any(repository.is_relative_to(folder) for folder in shown):
-        return []
-    return [str(repository)]
-
-
-def _installed() -> list[str]:
-    """Copies of the course among the installed packages, which hold the references: to be covered."""
-    found = [Path(folder) / "course_lib" for folder in installed_packages()]
-    return [str(path) for path in found if path.is_dir()]
 
 
 # --- a conversation -------------------------------------------------------------------------------------
@@ -522,7 +491,9 @@ class _Conversation:
         """The outcome, after the process has ended; `report` is the supervisor's."""
         if self.status in ("ok", "error") and not self.channel.quiet():
             self.status, self.message = "violation", "The process sent more than it was asked for."
-        if self.status == "killed":
+        if report["exceeded"] and self.status == "killed":
+            self.message = "The processes held more memory together than one submission is given."
+        elif self.status == "killed":
             how = f"signal {report['signal']}" if "signal" in report else f"exit code {report['code']}"
             self.message = f"The process ended before it had answered ({how})."
         told = self.status != "violation"

@@ -37,27 +37,27 @@ from ..checks.exercise import Case
 from ..checks.guard import ForbiddenCall, noticing
 from ..checks.probes import watched_inputs, were_changed
 from ..checks.values import Opaque, Raised, equal, normalise
-from . import confine, forbidding
+from . import confine, forbidding, seccomp
 from .confine import Limits
 from .protocol import Channel, ChannelClosed, ProtocolError
+from .watch import MemoryWatch
 
 CONNECTION = 3
 READ_AT_ONCE = 1 << 16
 LONGEST_MESSAGE = 2000
-FIRST_UID, NUMBER_OF_UIDS = 50_000, 10_000
 
 
 def main(settings: str) -> None:
     """Import, report, and fork for each job until the grader goes. settings: JSON, made by the sandbox.
 
-    control: the descriptor of the line to the grader. confined: whether this runs inside namespaces of
-    its own. drop: whether children get user ids of their own. preload: modules to import. limits: the
-    fields of `Limits`.
+    control: the descriptor of the line to the grader, or in a container the path of a socket to connect to.
+    confined: whether this runs inside namespaces of its own. filtered: whether the kernel filters calls.
+    preload: modules to import. limits: the fields of `Limits`.
     """
     given = json.loads(settings)
     if not given["confined"]:
         confine.die_with_parent()
-    control = Channel(socket.socket(fileno=given["control"]))
+    control = Channel(_connected(given["control"]))
     try:
         _preload(given["preload"])
     except Exception as error:
@@ -66,9 +66,19 @@ def main(settings: str) -> None:
     # What is loaded stays: a collection in a child would copy every page that it counts on.
     gc.collect()
     gc.freeze()
+    confine.use_large_pages()
     control.send({"ready": os.getpid()})
     with contextlib.suppress(ChannelClosed, ProtocolError):
         _serve_jobs(control, given)
+
+
+def _connected(control: int | str) -> socket.socket:
+    if isinstance(control, int):
+        return socket.socket(fileno=control)
+    confine.cover("/sys")
+    line = socket.socket(socket.AF_UNIX)
+    line.connect(control)
+    return line
 
 
 def _preload(modules: list[str]) -> None:
@@ -85,17 +95,15 @@ def _preload(modules: list[str]) -> None:
 
 
 def _serve_jobs(control: Channel, given: Mapping[str, Any]) -> None:
-    number = 0
     while True:
         # One byte with the descriptor of the connection to the coming child, then a frame.
         _, descriptors, _, _ = socket.recv_fds(control.connection, 1, 1)
         if not descriptors:
             return
         job = control.receive()
-        number += 1
         supervisor = os.fork()
         if supervisor == 0:
-            _supervise(control, descriptors[0], given, job, number)
+            _supervise(control, descriptors[0], given, job)
         os.close(descriptors[0])
         _, status = os.waitpid(supervisor, 0)
         if status != 0:
@@ -106,26 +114,31 @@ def _serve_jobs(control: Channel, given: Mapping[str, Any]) -> None:
 
 
 def _supervise(
-    control: Channel, connection: int, given: Mapping[str, Any], job: Mapping[str, Any], number: int
+    control: Channel, connection: int, given: Mapping[str, Any], job: Mapping[str, Any]
 ) -> NoReturn:
-    """Start the learner's process, drain its output, and end it when told. Never returns."""
+    """Start the learner's process, drain its output, and end it when told. Never returns.
+
+    job: scratch, the folder to work in; uid, the user to become, None for no other; forbidden, names.
+    """
     status = 1
     try:
         limits = Limits(**given["limits"])
-        uid = FIRST_UID + number % NUMBER_OF_UIDS if given["drop"] else os.getuid()
+        uid = os.getuid() if job["uid"] is None else job["uid"]
         confine.die_with_parent()
         confine.adopt_orphans()
+        watch = None
         if given["confined"]:
-            # Before /proc is covered; the child inherits it.
+            # Before /proc is covered; the child inherits what it prefers.
+            watch = MemoryWatch(limits.together)
             confine.prefer_as_victim()
-            confine.own_namespaces(limits.scratch, uid)
+            confine.own_namespaces(job["scratch"], limits.scratch, uid)
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
-            _learn(connection, writing, given["confined"], limits, uid, job)
+            _learn(connection, writing, given, limits, uid, job)
         os.close(connection)
         os.close(writing)
-        _report(control, child, reading, limits.printed)
+        _report(control, child, reading, limits.printed, watch)
         status = 0
     except BaseException:
         with contextlib.suppress(BaseException):
@@ -135,24 +148,29 @@ def _supervise(
         os._exit(status)
 
 
-def _report(control: Channel, child: int, reading: int, keep: int) -> None:
+def _report(control: Channel, child: int, reading: int, keep: int, watch: MemoryWatch | None) -> None:
     """Collect output until the grader sends anything or goes; then end the child and tell what it did."""
+    exceeded = False
     os.set_blocking(reading, False)
     printed = bytearray()
     poll = select.poll()
     poll.register(control.connection, select.POLLIN)
     poll.register(reading, select.POLLIN)
     while True:
-        ready = dict(poll.poll())
+        ready = dict(poll.poll(1000 * watch.pause if watch else None))
         if control.connection.fileno() in ready:
             break
-        if not _drain(reading, printed, keep):
+        if reading in ready and not _drain(reading, printed, keep):
             poll.unregister(reading)
+        if watch and watch.exceeded():
+            exceeded, watch = True, None
+            os.kill(child, signal.SIGKILL)
     control.receive()
     status = _end(child)
     _drain(reading, printed, keep)
     ended = {"signal": os.WTERMSIG(status)} if os.WIFSIGNALED(status) else {"code": os.WEXITSTATUS(status)}
-    control.send({"printed": printed.decode("utf-8", "replace")[:keep]} | ended)
+    told = {"printed": printed.decode("utf-8", "replace")[:keep], "exceeded": exceeded}
+    control.send(told | ended)
 
 
 def _drain(reading: int, printed: bytearray, keep: int) -> bool:
@@ -205,19 +223,26 @@ def _end_orphans() -> bool:
 
 
 def _learn(
-    connection: int, output: int, confined: bool, limits: Limits, uid: int, job: Mapping[str, Any]
+    connection: int,
+    output: int,
+    given: Mapping[str, Any],
+    limits: Limits,
+    uid: int,
+    job: Mapping[str, Any],
 ) -> NoReturn:
     """Confine this process, then run the program and answer cases. Never returns."""
     try:
         channel = Channel(socket.socket(fileno=_own_descriptors(connection, output)))
         try:
             os.setsid()
-            if confined:
+            if given["confined"]:
                 confine.drop_privileges(uid)
             os.chdir(job["scratch"])
             # A change of user forgets it, so this comes after.
             confine.die_with_parent()
-            confine.set_limits(limits, processes=confined)
+            confine.set_limits(limits, processes=given["confined"])
+            if given["filtered"]:
+                seccomp.refuse_calls(programs=bool(job["forbidden"]))
             forbidding.enforce(job["forbidden"])
         except Exception as error:
             channel.send({"failed": f"{type(error).__name__}: {error}"})
