@@ -1,0 +1,167 @@
+"""Multi-head attention. Oracles: `nn.MultiheadAttention` with the same weights; a loop over single heads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from course_lib.layers.masks import causal_mask, combine_masks, padding_mask
+from course_lib.layers.multi_head import MultiHeadAttention, merge_heads, repeat_kv_heads, split_heads
+
+B, H, Q, K, D_MODEL = 2, 4, 5, 7, 16
+CLOSE: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-4}
+
+
+def some_rows(seed: int, *shape: int) -> Tensor:
+    """A random mask in which every row has at least one key."""
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.5
+    mask[..., 0] = True
+    return mask
+
+
+MASKS: dict[str, Tensor | None] = {
+    "none": None,
+    "causal": causal_mask(Q, K),
+    "padding": padding_mask(torch.tensor([4, 7]), K),
+    "causal and padding": combine_masks(causal_mask(Q, K), padding_mask(torch.tensor([4, 7]), K)),
+    "per head": some_rows(1, B, H, Q, K),
+    "shared by heads": some_rows(2, B, 1, Q, K),
+    "one per head": some_rows(3, H, Q, K),
+    "keys alone": some_rows(5, K),
+}
+each_mask = pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+each_bias = pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
+
+
+def gradients(output: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
+    direction = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).reshape(output.shape)
+    return torch.autograd.grad((output * direction).sum(), inputs)
+
+
+def torchs(bias: bool = True) -> nn.MultiheadAttention:
+    torch.manual_seed(3)
+    module = nn.MultiheadAttention(D_MODEL, H, bias=bias, batch_first=True)
+    if bias:
+        nn.init.normal_(module.in_proj_bias)
+        nn.init.normal_(module.out_proj.bias)
+    return module
+
+
+def draw() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    hidden_states = torch.randn(B, Q, D_MODEL, generator=generator).requires_grad_()
+    context = torch.randn(B, K, D_MODEL, generator=generator).requires_grad_()
+    return hidden_states, context
+
+
+def theirs_mask(mask: Tensor | None) -> Tensor | None:
+    """torch wants (b · h, q, k), and True there means hidden."""
+    return None if mask is None else ~mask.expand(B, H, Q, K).flatten(0, 1)
+
+
+@each_mask
+@each_bias
+def test_values_weights_and_gradients_equal_torchs_layer(mask: Tensor | None, bias: bool) -> None:
+    theirs = torchs(bias)
+    ours = MultiHeadAttention.from_torch(theirs)
+    hidden_states, context = draw()
+    expected, shares = theirs(
+        hidden_states, context, context, attn_mask=theirs_mask(mask), average_attn_weights=False
+    )
+    wanted = gradients(expected, [hidden_states, context])
+    fast = ours(hidden_states, context, mask)
+    explicit, weights = ours(hidden_states, context, mask, return_weights=True)
+    torch.testing.assert_close(weights, shares, **CLOSE)
+    for found in (fast, explicit):
+        torch.testing.assert_close(found, expected, **CLOSE)
+        for one, other in zip(gradients(found, [hidden_states, context]), wanted, strict=True):
+            torch.testing.assert_close(one, other, **CLOSE)
+
+
+def test_key_padding_equals_torchs() -> None:
+    theirs = torchs()
+    hidden_states, context = draw()
+    mask = padding_mask(torch.tensor([4, 7]), K)
+    expected, _ = theirs(hidden_states, context, context, key_padding_mask=~mask[:, 0, 0])
+    torch.testing.assert_close(MultiHeadAttention.from_torch(theirs)(hidden_states, context, mask), expected)
+
+
+def test_split_and_merge_undo_each_other_and_keep_tokens_apart() -> None:
+    hidden_states = torch.randn(2, 3, 8)
+    heads = split_heads(hidden_states, 4)
+    assert heads.shape == (2, 4, 3, 2)
+    assert torch.equal(heads[1, 2, 0], hidden_states[1, 0, 4:6])
+    assert torch.equal(merge_heads(heads), hidden_states)
+    with pytest.raises(ValueError, match="num_heads=3 does not divide the width 8"):
+        split_heads(hidden_states, 3)
+
+
+@pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
+def test_grouped_queries_equal_torchs_own(num_kv_heads: int) -> None:
+    torch.manual_seed(2)
+    layer = MultiHeadAttention(D_MODEL, H, num_kv_heads)
+    hidden_states, context = draw()
+    query = split_heads(layer.query(hidden_states), H)
+    key, value = (split_heads(part(context), num_kv_heads) for part in (layer.key, layer.value))
+    heads = F.scaled_dot_product_attention(query, key, value, enable_gqa=True)
+    torch.testing.assert_close(layer(hidden_states, context), layer.output(merge_heads(heads)), **CLOSE)
+    assert repeat_kv_heads(key, H).shape == (B, H, K, 4)
+
+
+@pytest.mark.parametrize("return_weights", [False, True], ids=["fast", "explicit"])
+def test_a_query_that_sees_nothing_reads_zeros(return_weights: bool) -> None:
+    torch.manual_seed(2)
+    layer = MultiHeadAttention(D_MODEL, H)
+    hidden_states, context = draw()
+    mask = some_rows(1, B, 1, Q, K)
+    mask[0, 0, 2] = False
+    found = layer(hidden_states, context, mask, return_weights=return_weights)
+    output = found[0] if return_weights else found
+    torch.testing.assert_close(output[0, 2], layer.output.bias)
+    assert all(gradient.isfinite().all() for gradient in gradients(output, [hidden_states, context]))
+
+
+@each_mask
+def test_score_bias_and_rotation_mean_the_same_on_both_paths(mask: Tensor | None) -> None:
+    torch.manual_seed(2)
+    layer = MultiHeadAttention(D_MODEL, H, 2)
+    hidden_states, context = draw()
+    score_bias = torch.randn(H, Q, K, requires_grad=True)
+    turn = torch.linalg.qr(torch.randn(4, 4)).Q
+    options = {"rotate": lambda heads: heads @ turn, "score_bias": score_bias}
+    fast = layer(hidden_states, context, mask, **options)
+    explicit, _ = layer(hidden_states, context, mask, **options, return_weights=True)
+    torch.testing.assert_close(fast, explicit, **CLOSE)
+    # Turning queries and keys alike leaves every score as it was.
+    torch.testing.assert_close(fast, layer(hidden_states, context, mask, score_bias=score_bias), **CLOSE)
+    found = [gradients(output, [score_bias, hidden_states]) for output in (fast, explicit)]
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, **CLOSE)
+
+
+def test_a_score_bias_is_added_after_the_scale() -> None:
+    layer = MultiHeadAttention(D_MODEL, H)
+    hidden_states, _ = draw()
+    score_bias = torch.randn(1, H, Q, Q)
+    _, plain = layer(hidden_states, return_weights=True)
+    _, shifted = layer(hidden_states, score_bias=score_bias, return_weights=True)
+    expected = plain.log() + score_bias
+    torch.testing.assert_close(shifted, expected.softmax(dim=-1), **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((64, 3), "num_heads=3 does not divide d_model=64"),
+        ((64, 8, 3), "num_kv_heads=3 does not divide num_heads=8"),
+        ((64, 0), "both must be at least 1"),
+    ],
+)
+def test_heads_that_do_not_fit_are_named(arguments: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MultiHeadAttention(*arguments)
+    assert MultiHeadAttention(10, 3, d_head=4)(torch.randn(1, 2, 10)).shape == (1, 2, 10)
