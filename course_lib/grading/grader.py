@@ -58,6 +58,7 @@ class Grader:
         self._owns_oracle = oracle is None
         self._worker: tuple[str, Worker] | None = None
         self._folder: Path | None = None
+        self._times: tuple[Draw, tuple[float, ...]] | None = None
 
     def __enter__(self) -> Self:
         _sweep()
@@ -95,17 +96,34 @@ class Grader:
             # First, because it takes as long to start as the oracle does, which may be starting meanwhile.
             worker = self._worker_for(assignment)
             draw = self.oracle.draw(exercise.id, seed)
+            times = self._reference_seconds(worker, assignment, question, draw)
             wrong = _Wrong(self.oracle, exercise.id, seed)
             best: Mark | None = None
             for chosen in programs(assignment.pristine, answers, exercise.grade_id):
                 outcome = _outcome(worker, assignment, question, chosen, draw)
-                mark = _decided(question, draw, outcome, wrong)
+                mark = _decided(question, draw, outcome, wrong, times)
                 best = mark if best is None or _better(mark, best) else best
                 if mark.status == "passed" or not _may_lack_a_cell(outcome):
                     break
             return best or ungraded(exercise, "there was no program to run")
         except (SandboxFailure, OracleFailure) as error:
             return ungraded(exercise, str(error))
+
+    def _reference_seconds(
+        self, worker: Worker, assignment: Assignment, question: Question, draw: Draw
+    ) -> tuple[float, ...]:
+        """What the published solution takes for each case, in the same sandbox; none without timed cases."""
+        if question.exercise.speed is None or not any(case.timed for case in draw.cases):
+            return ()
+        if self._times is None or self._times[0] is not draw:
+            solved = {
+                cell.grade_id: cell.source for cell in program(assignment.solution, {}) if cell.grade_id
+            }
+            outcome = _outcome(worker, assignment, question, solved, draw)
+            if outcome.status != "ok":
+                raise SandboxFailure(f"the published solution could not be timed: {outcome.message}")
+            self._times = (draw, outcome.seconds)
+        return self._times[1]
 
     def _worker_for(self, assignment: Assignment) -> Worker:
         """The preloaded process of this chapter; the one of another chapter is ended first."""
@@ -164,7 +182,9 @@ def _outcome(
     )
 
 
-def _decided(question: Question, draw: Draw, outcome: Outcome, wrong: Mapping[str, Any]) -> Mark:
+def _decided(
+    question: Question, draw: Draw, outcome: Outcome, wrong: Mapping[str, Any], times: Sequence[float]
+) -> Mark:
     return decide(
         question.exercise,
         draw.cases,
@@ -173,6 +193,8 @@ def _decided(question: Question, draw: Draw, outcome: Outcome, wrong: Mapping[st
         ended=outcome.status,
         message=outcome.message,
         wrong=wrong,
+        seconds=outcome.seconds,
+        reference_seconds=times,
     )
 
 

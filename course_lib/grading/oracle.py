@@ -39,11 +39,10 @@ class OracleFailure(RuntimeError):
 
 @dataclass(frozen=True)
 class Draw:
-    """An exercise's cases for one seed, public ones first, with the reference's values and times in s."""
+    """An exercise's cases for one seed, public ones first, with the reference's values."""
 
     cases: tuple[Case, ...]
     expected: tuple[Any, ...]
-    seconds: tuple[float, ...]
 
 
 class Oracle:
@@ -152,7 +151,7 @@ class Oracle:
 
 def _draw_of(plain: Mapping[str, Any]) -> Draw:
     cases = tuple(Case(**fields) for fields in plain["cases"])
-    return Draw(cases, tuple(plain["expected"]), tuple(plain["seconds"]))
+    return Draw(cases, tuple(plain["expected"]))
 
 
 # --- inside the process ---------------------------------------------------------------------------------
@@ -185,13 +184,9 @@ def _draw(exercise_id: str, seed: int) -> dict[str, Any]:
     from .decide import public_first
 
     exercise = get(exercise_id)
-    cases = public_first(draw_cases(exercise, seed))
-    expected, seconds = [], []
-    for case in cases:
-        began = time.perf_counter()
-        expected.append(run_probe(exercise, exercise.reference, case))
-        seconds.append(time.perf_counter() - began)
-    return {"cases": [_plain(case) for case in cases], "expected": expected, "seconds": seconds}
+    cases = public_first(draw_cases(exercise, seed, timed=True))
+    expected = [run_probe(exercise, exercise.reference, case) for case in cases]
+    return {"cases": [_plain(case) for case in cases], "expected": expected}
 
 
 def _plain(case: Case) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     library = stage_library(ROOT, tmp_path_factory.mktemp("staged") / "library")
     # What the cells import is loaded once, before anything is confined.
     with Worker(
-        library, preload=("numpy", "torch", "regex", "tokenizers", "course_lib.tokenizers")
+        library, preload=("numpy", "torch")
     ) as started:
         yield started
 
@@ -37,9 +37,13 @@ def mark(worker: Worker, exercise: Exercise, submitted: bytes, seed: int) -> Mar
     expression = next(cell.expression for cell in check_cells(pristine) if cell.exercise == exercise.id)
     cases = public_first(draw_cases(exercise, seed))
     expected = [run_probe(exercise, exercise.reference, case) for case in cases]
-    probe = f"{exercise.topic}.{exercise.probe.__name__}"
     outcome = worker.run(
-        cells, probe, expression, iter(cases), forbidden=exercise.forbidden, seconds=exercise.seconds
+        cells,
+        exercise.probe_name,
+        expression,
+        iter(cases),
+        forbidden=exercise.forbidden,
+        seconds=exercise.seconds,
     )
     return decide(exercise, cases, expected, outcome.values, ended=outcome.status, message=outcome.message)
 
