@@ -146,8 +146,9 @@ def is_within(module: str, name: str) -> bool:
 
 
 def _functions(thing: Any) -> Iterator[types.FunctionType]:
-    """A function and what it wraps, or all that a class defines."""
-    for value in list(vars(thing).values()) if isinstance(thing, type) else [thing]:
+    """A function and what it wraps, or all that a class defines or another callable holds."""
+    holds = isinstance(thing, type) or (callable(thing) and not isinstance(thing, types.FunctionType))
+    for value in list(getattr(thing, "__dict__", {}).values()) if holds else [thing]:
         parts = (value.fget, value.fset) if isinstance(value, property) else (value,)
         for part in parts:
             function = getattr(part, "__func__", part)

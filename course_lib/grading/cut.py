@@ -116,16 +116,26 @@ class _Library:
     def reached(self, start: Iterable[tuple[str, str]]) -> set[_Place]:
         """All definitions that these (module, name) refer to, directly or through others."""
         seen: set[_Place] = set()
-        waiting = list(start)
+        waiting, met = list(start), set(start)
         while waiting:
             module, name = waiting.pop()
-            # A module that is imported as a whole may be used as a whole.
-            names = [name] if name else [*self.definitions.get(module, ()), *self.imports.get(module, ())]
-            for place in filter(None, (self._find(module, each) for each in names)):
-                if place not in seen:
-                    seen.add(place)
-                    waiting += [(place.module, used) for used in _names_in(place.definition)]
+            whole = self._as_module(module, name)
+            place = None if whole else self._find(module, name)
+            used: list[tuple[str, str]] = []
+            if whole:  # What is imported as a whole may be used as a whole.
+                used = [(whole, each) for each in (*self.definitions[whole], *self.imports[whole])]
+            elif place:
+                seen.add(place)
+                used = [(place.module, each) for each in _names_in(place.definition)]
+            waiting += [each for each in used if each not in met]
+            met.update(used)
         return seen
+
+    def _as_module(self, module: str, name: str) -> str | None:
+        """The module that a name stands for in a module, if it is one of the library's."""
+        module, name = self.imports.get(module, {}).get(name, (module, name))
+        dotted = f"{module}.{name}" if name else module
+        return dotted if dotted in self.trees else None
 
     def called_at_import(self) -> dict[_Place, str]:
         """What is called while the library is imported, and by which module."""

@@ -25,9 +25,7 @@ pytestmark = pytest.mark.skipif(not available()["bubblewrap"], reason="bubblewra
 def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     library = stage_library(ROOT, tmp_path_factory.mktemp("staged") / "library")
     # What the cells import is loaded once, before anything is confined.
-    with Worker(
-        library, preload=("numpy", "torch")
-    ) as started:
+    with Worker(library, preload=("numpy", "torch")) as started:
         yield started
 
 
