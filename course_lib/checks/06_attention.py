@@ -46,12 +46,15 @@ FUSED = (
 
 
 def causal_mask_cases(rng: np.random.Generator) -> Iterator[Case]:
-    """Square, then fewer queries than keys, then the edges."""
+    """Square, then fewer queries than keys, then the edges, then longer ones."""
     square = int(rng.integers(3, 7))
     yield Case("as many queries as keys", {"n_query": square, "n_key": square})
     yield Case("fewer queries than keys", {"n_query": 3, "n_key": int(rng.integers(5, 9))})
     yield Case("one query, several keys", {"n_query": 1, "n_key": int(rng.integers(2, 6))}, hidden=True)
     yield Case("a single position", {"n_query": 1, "n_key": 1}, hidden=True)
+    # So many pairs of lengths that no table of all masks fits into an answer.
+    n_query, more = (int(length) for length in rng.integers(20, 100, size=2))
+    yield Case("longer sequences", {"n_query": n_query, "n_key": n_query + more}, hidden=True)
 
 
 def _mask_by_loops(n_query: int, n_key: int) -> Tensor:
