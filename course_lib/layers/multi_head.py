@@ -150,15 +150,15 @@ def fused_heads(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, score_bias: Tensor | None, dropout: float
 ) -> Tensor:
     """What each head reads, (b, h, q, d), by torch's fused attention, which never stores the weights."""
-    bias = None if mask is None else torch.atleast_2d(mask)
+    attn_mask = mask
     if score_bias is not None:
-        bias = score_bias.to(query.dtype)
-        if mask is not None:
-            bias = bias.masked_fill(~mask, torch.finfo(query.dtype).min)
-        bias = torch.atleast_2d(bias)
-    heads = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
-    if mask is None:
-        return heads
+        attn_mask = score_bias.to(query.dtype)
+        attn_mask = attn_mask if mask is None else attn_mask.masked_fill(~mask, -math.inf)
+    # torch's own wants at least (q, k), where a mask over the keys alone would broadcast.
+    attn_mask = None if attn_mask is None else torch.atleast_2d(attn_mask)
+    heads = F.scaled_dot_product_attention(query, key, value, attn_mask=attn_mask, dropout_p=dropout)
+    if mask is None or heads.device.type == "cpu":
+        return heads  # on the CPU torch itself gives zeros to a query that sees no key
     return heads.masked_fill(~torch.atleast_2d(mask).any(dim=-1, keepdim=True), 0.0)
 
 

@@ -113,16 +113,22 @@ def test_grouped_queries_equal_torchs_own(num_kv_heads: int) -> None:
 
 
 @pytest.mark.parametrize("return_weights", [False, True], ids=["fast", "explicit"])
-def test_a_query_that_sees_nothing_reads_zeros(return_weights: bool) -> None:
+@pytest.mark.parametrize("biased", [False, True], ids=["plain", "score bias"])
+def test_a_query_that_sees_nothing_reads_zeros(return_weights: bool, biased: bool) -> None:
     torch.manual_seed(2)
     layer = MultiHeadAttention(D_MODEL, H)
     hidden_states, context = draw()
     mask = some_rows(1, B, 1, Q, K)
     mask[0, 0, 2] = False
-    found = layer(hidden_states, context, mask, return_weights=return_weights)
+    score_bias = torch.randn(H, Q, K, requires_grad=True)
+    options = {"score_bias": score_bias} if biased else {}
+    found = layer(hidden_states, context, mask, return_weights=return_weights, **options)
     output = found[0] if return_weights else found
     torch.testing.assert_close(output[0, 2], layer.output.bias)
-    assert all(gradient.isfinite().all() for gradient in gradients(output, [hidden_states, context]))
+    inputs = [hidden_states, context, *options.values()]
+    of_inputs = gradients(output, inputs)
+    assert all(gradient.isfinite().all() for gradient in of_inputs)
+    assert (of_inputs[0][0, 2] == 0).all(), "such a query has no influence on anything"
 
 
 @each_mask
