@@ -15,10 +15,11 @@ A refused call that the answer catches counts all the same (`guard.noticing`).
 
 What remains possible. The process is the learner's, and Python keeps no secrets from code that means to
 find them. It can clear the note of a call that it caught, which gains nothing, for the call was refused.
-It can reach memory or the system's own calls by routes that the interpreter does not report (the `cffi`
-package, `_posixsubprocess`), and so libtorch's C++ functions, or a second Python. And the Python source that
-torch ships can be read and run again, as it could be pasted into a cell: of `multi_head_attention_forward`
-only what it calls is refused then.
+It can reach memory and the system's own calls by routes that the interpreter does not report (the `cffi`
+package), and so read a file that is only watched, or call libtorch's C++ functions by their addresses; where
+the kernel takes no filter (`grading.seccomp`), it can start a second Python in that way. And the Python source
+that torch ships can be read and run again, as it could be pasted into a cell: of
+`multi_head_attention_forward` only what it calls is refused then.
 """
 
 from __future__ import annotations

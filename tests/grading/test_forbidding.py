@@ -20,6 +20,7 @@ from course_lib.checks.engine import draw_cases, run_probe
 from course_lib.checks.guard import ForbiddenCall, base_name, forbid
 from course_lib.checks.registry import chapters, exercises_of, get
 from course_lib.checks.values import Raised
+from course_lib.grading import seccomp
 from course_lib.grading.answers import read_notebook
 from course_lib.grading.confine import Limits
 from course_lib.grading.cut import cut, shared
@@ -266,6 +267,11 @@ FROM_THE_LIBRARY = {
         import subprocess
         subprocess.run(["/bin/cat", {WHOLE!r}], capture_output=True, check=True)
     """,
+    "by another program, with the interpreter's reports silenced": f"""
+        import subprocess
+        sys.audit = lambda *event: None
+        subprocess.run(["/bin/cat", {WHOLE!r}], capture_output=True, check=True)
+    """,
     "by another Python": "os.execv(sys.executable, ['python', '-c', 'print()'])",
     "by the shell": f"os.system('cat {WHOLE}') == 0 or 1 / 0",
     "by a function of C": "import ctypes; ctypes.CDLL(None).open",
@@ -279,6 +285,8 @@ def attend(q, k, v, mask):
 @confined
 @pytest.mark.parametrize("way", FROM_THE_LIBRARY)
 def test_what_the_library_knows_is_not_to_be_had(worker: Worker, way: str) -> None:
+    if "silenced" in way and not seccomp.works():
+        pytest.skip("this kernel takes no filter")
     cell = textwrap.dedent(FROM_THE_LIBRARY[way])
     outcome = outcome_of(worker, "attention/sdpa", SETUP, cell, USE, count=1)
     assert right("attention/sdpa", outcome) == 0
