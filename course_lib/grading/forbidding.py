@@ -17,8 +17,8 @@ What remains possible. The process is the learner's, and Python keeps no secrets
 find them. It can clear the note of a call that it caught, which gains nothing, for the call was refused.
 It can reach memory and the system's own calls by routes that the interpreter does not report (the `cffi`
 package), and so read a file that is only watched, or call libtorch's C++ functions by their addresses; where
-the kernel takes no filter (`grading.seccomp`), it can start a second Python in that way. And the Python source
-that torch ships can be read and run again, as it could be pasted into a cell: of
+the kernel takes no filter (`grading.seccomp`), it can start a second Python in that way. And the Python
+source that torch ships can be read and run again, as it could be pasted into a cell: of
 `multi_head_attention_forward` only what it calls is refused then.
 """
 
@@ -86,7 +86,7 @@ CALLING_C = ("ctypes.dlopen", "ctypes.dlsym")
 
 
 def prepare() -> None:
-    """Look up what `enforce` needs once, in the process that forks, so that it takes a millisecond."""
+    """Look up what `enforce` needs once, in the process that forks, so that it takes milliseconds."""
     _kernels()
     _cut_names()
 
