@@ -86,8 +86,8 @@ def read_submissions(
     """Every notebook of these chapters below a folder, in a zip, or the single one in a file.
 
     chapters: names such as "06_attention". zone: of the clock that a zip's times were written by, where
-    the zip does not say; this computer's when None. Notebooks are read one at a time, as they are asked for,
-    and none is kept. All of a learner's copies are yielded; the gradebook says which one counts. Raises
+    the zip does not say; this computer's when None. Notebooks come chapter by chapter, are read one at a time,
+    as they are asked for, and none is kept. All of a learner's copies are yielded; the gradebook says which one counts. Raises
     ValueError without a chapter.
     """
     if not chapters:
@@ -408,7 +408,8 @@ def _submissions(
     }
     named = {owner.learner for owner in owners.values() if owner and not owner.guessed}
     stamps = _stamps(entries, path)
-    for entry in entries:
+    # By chapter: who grades them prepares for each chapter once.
+    for entry in sorted(entries, key=lambda entry: getattr(owners.get(entry.parts), "chapter", "")):
         owner = owners.get(entry.parts)
         if _suffix(entry.parts) in _ARCHIVE_SUFFIXES:
             yield Refused(

@@ -668,3 +668,14 @@ def test_no_notebook_is_kept_after_the_next_was_asked_for(tmp_path: Path, form: 
         tracemalloc.stop()
     assert len(set(hashes)) == count
     assert peak < 10 * 2**20 < count * size / 3  # zipfile reads 8 MiB to find a table of contents
+
+
+def test_notebooks_come_chapter_by_chapter(tmp_path: Path) -> None:
+    for learner in ("anna", "berta"):
+        for chapter in ("06_attention", "00_welcome"):
+            path = tmp_path / learner / f"{chapter}.ipynb"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(b"{}")
+    found = list(read_submissions(tmp_path, ("00_welcome", "06_attention")))
+    order = [(item.chapter, item.learner) for item in found if isinstance(item, Submission)]
+    assert order == sorted(order) and len(order) == 4
