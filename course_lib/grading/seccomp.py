@@ -49,6 +49,8 @@ CALLS = {
     # Memory that belongs to no process, and which nothing but a control group would count.
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
+    "msgget": (68, 186),
+    "semget": (64, 190),
     "shmget": (29, 194),
     "mount": (165, 40),
     "mount_setattr": (442, 442),
