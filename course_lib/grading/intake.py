@@ -86,9 +86,9 @@ def read_submissions(
     """Every notebook of these chapters below a folder, in a zip, or the single one in a file.
 
     chapters: names such as "06_attention". zone: of the clock that a zip's times were written by, where
-    the zip does not say; this computer's when None. Notebooks come chapter by chapter, are read one at a time,
-    as they are asked for, and none is kept. All of a learner's copies are yielded; the gradebook says which one counts. Raises
-    ValueError without a chapter.
+    the zip does not say; this computer's when None. Notebooks come chapter by chapter. They are read one at
+    a time, as they are asked for, and none is kept. All of a learner's copies are yielded; the gradebook says
+    which one counts. Raises ValueError without a chapter.
     """
     if not chapters:
         raise ValueError("chapters is empty; give at least one, such as '06_attention'")
