@@ -59,7 +59,8 @@ OutArgument = Annotated[
 
 gradebook = typer.Typer(
     no_args_is_help=True,
-    help="What `course grade` found: show it, decide by hand, export it.",
+    help="What `course grade` found: show it, decide by hand, export it.\n\n"
+    "Example: course gradebook show week6/marks",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

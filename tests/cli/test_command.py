@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 import course_lib.atomic
 import course_lib.authoring.build
 import course_lib.authoring.skeleton
+import course_lib.checks.export
 import course_lib.grading.local
 import course_lib.workspace
 from course_lib.authoring.build import BuildReport
@@ -25,7 +26,10 @@ from course_lib.cli import app
 from course_lib.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("lab", "check", "progress", "hint", "reset", "update", "export", "doctor", "build", "new")
+COMMANDS = (
+    *("lab", "check", "progress", "hint", "reset", "update", "export", "doctor", "build", "new"),
+    *("release", "grade", "gradebook", "similarity"),
+)
 
 
 @pytest.fixture
