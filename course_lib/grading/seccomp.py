@@ -20,13 +20,13 @@ from .confine import call
 PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
 ALLOW, REFUSE = 0x7FFF0000, 0x00050000
 LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-# Where a filter finds the number of the call, the architecture, and the first argument's lower half.
-NUMBER, ARCHITECTURE, ARGUMENT = 0, 4, 16
+# Where a filter finds the number of the call, the architecture, and lower halves of two arguments.
+NUMBER, ARCHITECTURE, ARGUMENT, THIRD_ARGUMENT = 0, 4, 16, 32
 # AUDIT_ARCH_… of linux/audit.h, and the index in CALLS.
 MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 # Numbers from here on are x86-64's second set, with 32-bit pointers.
 X32 = 0x40000000
-CLONE, CLONE3, SOCKET = (56, 220), (435, 435), (41, 198)
+CLONE, CLONE3, SOCKET, SET_OPTION = (56, 220), (435, 435), (41, 198), (54, 208)
 # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID and NEWNET.
 NEW_NAMESPACES = 0x7E020000
 # Others reach beyond the network namespace (vsock), are seldom used parts of the kernel, or outlive their
@@ -104,6 +104,9 @@ def _program(machine: str, programs: bool) -> bytes:
         steps += _if(EQUAL, numbers[column], errno.EPERM)
     namespaces = [_step(LOAD, ARGUMENT), *_if(ANY_BIT, NEW_NAMESPACES, errno.EPERM), _step(RETURN, ALLOW)]
     steps += [_step(EQUAL, CLONE[column], skip_if_not=len(namespaces)), *namespaces]
+    # A larger buffer is memory of the kernel's own, which nothing counts.
+    options = [_step(LOAD, THIRD_ARGUMENT), *_if(EQUAL, socket.SO_SNDBUF, errno.EPERM), _step(RETURN, ALLOW)]
+    steps += [_step(EQUAL, SET_OPTION[column], skip_if_not=len(options)), *options]
     # Each family jumps over those that follow, and over the refusal.
     families = [_step(EQUAL, family, skip_if=len(FAMILIES) - place) for place, family in enumerate(FAMILIES)]
     sockets = [_step(LOAD, ARGUMENT), *families, _step(RETURN, REFUSE | errno.EPERM)]

@@ -191,6 +191,22 @@ def test_sockets_of_other_kinds_are_refused(worker: Worker) -> None:
     assert found == ["done", "EPERM", "EPERM", "EPERM", "EPERM"]
 
 
+@pytest.mark.skipif(not seccomp.works(), reason="this kernel has no filter of calls that is known here")
+def test_the_kernels_buffers_of_a_socket_stay_as_small_as_they_are(worker: Worker) -> None:
+    code = """
+    import errno, socket
+    def refused(option):
+        one, other = socket.socketpair()
+        try:
+            one.setsockopt(socket.SOL_SOCKET, option, 1 << 24)
+        except OSError as error:
+            return errno.errorcode[error.errno]
+        return "done"
+    told = [refused(socket.SO_SNDBUF), refused(socket.SO_PASSCRED)]
+    """
+    assert told(worker, code) == ["EPERM", "done"]
+
+
 def test_torch_numpy_threads_and_processes_still_work(worker: Worker) -> None:
     code = """
     import multiprocessing, subprocess, threading
