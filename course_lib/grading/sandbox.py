@@ -38,6 +38,7 @@ from ..checks.exercise import Case
 from ..checks.values import Array, Opaque, Raised
 from . import seccomp
 from .confine import Limits
+from .control_group import ControlGroup
 from .protocol import Channel, ChannelClosed, OutOfTime, ProtocolError, encode
 from .views import (
     CONTROL,
@@ -48,6 +49,7 @@ from .views import (
     container,
     environment,
     installed_packages,
+    of_worker,
     own_calls,
     privileged,
 )
@@ -179,6 +181,7 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._control: Channel | None = None
         self._said: Any = None
+        self._group: ControlGroup | None = None
         self._as_root = False
         self._jobs = 0
 
@@ -202,7 +205,9 @@ class Worker:
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._said.close()
-        self._process, self._control = None, None
+        if self._group:
+            self._group.remove()
+        self._process, self._control, self._group = None, None, None
 
     @property
     def pid(self) -> int | None:
@@ -303,9 +308,12 @@ class Worker:
         ours, theirs = socket.socketpair()
         with theirs:
             number = theirs.fileno()
-            self._launch(
-                self._command(number), None if self.isolation == "none" else environment(), (number,)
-            )
+            command, variables = self._command(number), None
+            if self.isolation != "none":
+                self._group = ControlGroup.make(*of_worker(self.limits))
+                command = self._group.around(command) if self._group else command
+                variables = environment()
+            self._launch(command, variables, (number,))
         return ours
 
     def _connected_by_name(self) -> socket.socket:

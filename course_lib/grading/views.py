@@ -97,6 +97,11 @@ def environment() -> dict[str, str]:
     return threads | places | rest
 
 
+def of_worker(limits: Limits) -> tuple[int, int]:
+    """(bytes of memory, processes) of a worker with one submission in it."""
+    return limits.together + limits.scratch + PRELOADED_BYTES, limits.processes + PRELOADED_PROCESSES
+
+
 def privileged() -> bool:
     """Whether this process may make namespaces without a user namespace, and change users in them."""
     if os.geteuid() != 0:
@@ -158,9 +163,8 @@ def container(program: str, view: View, control: Path, limits: Limits) -> list[s
     command += ["--cap-drop", "ALL", *_pairs("--cap-add", list(CAPABILITIES))]
     # The default profiles of AppArmor and SELinux forbid the worker to give each submission its own folders.
     command += _pairs("--security-opt", ["no-new-privileges", "apparmor=unconfined", "label=disable"])
-    memory = str(limits.together + limits.scratch + PRELOADED_BYTES)
-    command += ["--memory", memory, "--memory-swap", memory]
-    command += ["--pids-limit", str(limits.processes + PRELOADED_PROCESSES)]
+    memory, processes = map(str, of_worker(limits))
+    command += ["--memory", memory, "--memory-swap", memory, "--pids-limit", processes]
     command += ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096"]
     command += _pairs("--env", [f"{name}={value}" for name, value in environment().items()])
     shown = [(path, path) for kind, path in view.steps if kind == "show"]

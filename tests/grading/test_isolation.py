@@ -5,21 +5,31 @@ What hostile programs do is in test_sandbox.py; here is what differs between the
 
 from __future__ import annotations
 
+import io
+import os
 import platform
+import shutil
+import signal
+import struct
+import subprocess
 import sys
+import tarfile
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from course_lib import doctor
 from course_lib.checks.exercise import Case
 from course_lib.checks.values import Raised
-from course_lib.grading import sandbox, seccomp, views
+from course_lib.grading import control_group, sandbox, seccomp, views
 from course_lib.grading.confine import Limits
+from course_lib.grading.control_group import ControlGroup
 from course_lib.grading.sandbox import Outcome, Worker, stage_library
+from course_lib.grading.views import View
 
 ROOT = Path(__file__).resolve().parents[2]
 LINUX = sys.platform == "linux"
@@ -27,7 +37,6 @@ MEBIBYTE = 1 << 20
 LIMITS = Limits(program=10, case=5, together=700 * MEBIBYTE)
 KINDS = ("bwrap", "bwrap, not root", "namespaces", "namespaces, not root", "docker")
 TOLD = "def double(matrix):\n    return told"
-Maker = Callable[..., Worker]
 
 
 @pytest.fixture(scope="module")
@@ -293,3 +302,143 @@ def test_memory_does_not_hide_behind_a_thread_that_has_ended(worker: Worker) -> 
     assert (outcome.status, outcome.values) == ("killed", ()), outcome
     assert "more memory together" in outcome.message or worker.isolation == "docker"
     assert time.monotonic() - started < LIMITS.program
+
+
+# --- without root, without a container, without anything ------------------------------------------------
+
+AS_ANOTHER = """
+import os, sys, tempfile
+from pathlib import Path
+from course_lib.grading.sandbox import Worker, available, privileged, stage_library
+os.environ["HOME"] = "/"
+with tempfile.TemporaryDirectory() as folder:
+    library = stage_library(Path.cwd(), Path(folder) / "library")
+    print("privileged", privileged())
+    for isolation in ("auto", "namespaces"):
+        with Worker(library, isolation=isolation) as worker:
+            program = "import os, torch\\nprint(os.getuid(), os.listdir('/scratch'))"
+            seen = worker.run([program], "welcome.rows", "1", [])
+            print(worker.isolation, seen.status, seen.printed.strip())
+"""
+
+
+@pytest.mark.skipif(
+    not LINUX or os.geteuid() != 0, reason="run as another user, the other tests are this one"
+)
+def test_a_grader_who_is_not_root_has_the_same(tmp_path: Path) -> None:
+    if not (sandbox.WORKS["bwrap"]() and doctor.user_namespaces_work() and shutil.which("setpriv")):
+        pytest.skip("needs bubblewrap, user namespaces and setpriv")
+    base = os.path.realpath(sys.base_prefix)
+    # Another user passes neither /root, where Python may lie, nor the folders that tests work in.
+    shown = ["bwrap", "--dev-bind", "/", "/", "--cap-add", "ALL"]
+    shown += ["--perms", "0755", "--tmpfs", "/root", "--perms", "1777", "--tmpfs", "/tmp"]
+    for folder in (base, str(ROOT)):
+        shown += [*views._open_parents(folder), "--ro-bind", folder, folder]
+    other = ["setpriv", "--reuid", "12345", "--regid", "12345", "--clear-groups", "--inh-caps=-all"]
+    other += ["--bounding-set=-all", "env", "-u", "TMPDIR", sys.executable, "-c", AS_ANOTHER]
+    done = subprocess.run([*shown, *other], capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["privileged False", "bwrap ok 1000 []", "namespaces ok 1000 []"]
+
+
+def test_a_container_is_given_nothing_that_it_does_not_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views, "_image", lambda program, view: "image")
+    view = views.View("/library", (("show", "/usr"), ("empty", "/usr/course_lib")), (("/bin", "usr/bin"),))
+    command = views.container("docker", view, Path("/private/socket"), Limits(together=1 << 30, processes=8))
+    options = " ".join(command)
+    for wanted in ("--network none", "--read-only", "--cap-drop ALL", "no-new-privileges", "--pids-limit 40"):
+        assert wanted in options
+    assert "--privileged" not in options and "seccomp=unconfined" not in options
+    memory = (1 << 30) + Limits().scratch + views.PRELOADED_BYTES
+    assert f"--memory {memory} --memory-swap {memory}" in options
+    mounts = [word for word in command if word.startswith("type=bind")]
+    assert all(mount.endswith(",readonly") for mount in mounts)
+    sources = {mount.split(",")[1].removeprefix("source=") for mount in mounts}
+    assert sources == {"/usr", "/library", "/private/socket", "/dev/null"}
+    assert command[-1] == "image"
+
+
+def test_the_containers_image_holds_folders_and_links_alone() -> None:
+    packed = views._packed(views.View("/library", (), (("/bin", "usr/bin"), ("/tmp", "/scratch"))))
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        assert all(member.isdir() or member.issym() for member in archive.getmembers())
+        links = {member.name: member.linkname for member in archive.getmembers() if member.issym()}
+    assert links == {"bin": "usr/bin", "tmp": "/scratch"}
+
+
+def test_tmp_is_scratch_unless_the_environment_lies_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views, "installed_packages", lambda: ["/usr/lib/python3/site-packages"])
+    assert ("/tmp", "/scratch") in View.of_this_machine(ROOT).links
+    monkeypatch.setattr(views, "installed_packages", lambda: ["/tmp/environment/site-packages"])
+    assert ("/tmp", "/scratch") not in View.of_this_machine(ROOT).links
+
+
+def test_a_kernel_without_such_filters_runs_submissions_all_the_same(
+    library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not LINUX or not any(works() for works in sandbox.WORKS.values()):
+        pytest.skip("nothing isolates on this machine")
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    assert not seccomp.works()
+    with Worker(library, LIMITS) as worker:
+        assert told(worker, "told = 'ran'") == "ran"
+
+
+@pytest.mark.parametrize("machine", seccomp.MACHINES)
+def test_a_filter_jumps_within_itself_and_ends_by_allowing(machine: str) -> None:
+    program = seccomp._program(machine, programs=True)
+    steps = list(struct.iter_unpack("=HBBI", program))
+    assert all(place + 1 + max(yes, no) < len(steps) for place, (_, yes, no, _) in enumerate(steps[:-1]))
+    assert steps[-1] == (seccomp.RETURN, 0, 0, seccomp.ALLOW)
+
+
+# --- a control group ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which this process's own control group lies, on a machine that we make up."""
+    (tmp_path / "cgroup.controllers").write_text("memory pids\n")
+    (tmp_path / "session" / "mine").mkdir(parents=True)
+    monkeypatch.setattr(control_group, "ROOT", tmp_path)
+    monkeypatch.setattr(control_group, "OWN", tmp_path / "own")
+    (tmp_path / "own").write_text("0::/session/mine\n")
+    return tmp_path / "session"
+
+
+def test_a_control_group_is_made_beside_our_own_with_its_limits(
+    groups: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Path.mkdir
+
+    def mkdir(path: Path) -> None:
+        made(path)
+        for name in ("memory.max", "pids.max", "cgroup.procs"):
+            (path / name).touch()
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    group = ControlGroup.make(1 << 30, 40)
+    assert group is not None and group.path.parent == groups
+    assert (group.path / "memory.max").read_text() == str(1 << 30)
+    assert (group.path / "pids.max").read_text() == "40"
+    done = subprocess.run(group.around(["echo", "in the group"]), capture_output=True, text=True)
+    assert done.stdout == "in the group\n"
+    assert (group.path / "cgroup.procs").read_text().strip().isdigit()
+
+
+def test_no_group_is_left_where_memory_cannot_be_limited(groups: Path) -> None:
+    assert ControlGroup.make(1 << 30, 40) is None
+    assert [path.name for path in groups.iterdir()] == ["mine"]
+
+
+@pytest.mark.skipif(not LINUX, reason="control groups are Linux's")
+def test_a_real_control_group_limits_memory(library: Path) -> None:
+    group = ControlGroup.make(1 << 30, 40)
+    if group is None:
+        pytest.skip("no control group can be made on this machine")
+    code = "print(open('/proc/self/cgroup').read()); bytearray(b'x') * (2 << 30)"
+    done = subprocess.run(group.around([sys.executable, "-c", code]), capture_output=True, text=True)
+    group.remove()
+    if group.path.name not in done.stdout:
+        pytest.skip("this process may not join the groups that it makes")
+    assert done.returncode == -signal.SIGKILL and not group.path.exists()
