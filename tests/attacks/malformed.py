@@ -64,7 +64,7 @@ FILES = (
     File("Deep nesting", "Nests lists 50,000 deep, on which a parser's stack ends.", _nested),
     File("A number of a million digits", "Gives a number whose reading takes quadratic time.", _digits),
     File("A key twice", "Gives the list of cells twice, of which readers take different ones.", _keys_twice),
-    File("NUL bytes", "Puts NUL bytes into the text.", lambda good: good.replace(b"raise", b"ra\0se")),
+    File("NUL bytes", "Puts NUL bytes into the text.", lambda good: good.replace(b"def ", b"d\0f ")),
     File("Not UTF-8", "Encodes the file as UTF-16.", lambda good: good.decode().encode("utf-16")),
     File("Another language", "Hands in a pickle with a notebook's name.", lambda good: b"\x80\x04K\x01."),
     File("Nothing", "Hands in an empty file.", lambda good: b""),
