@@ -24,14 +24,15 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def gated_width(d_ff: int, multiple_of: int = 1) -> int:
-    """The width of a gated layer with as many weights as an ordinary one of width d_ff: 2/3, rounded up.
+    """The width of a gated layer with as many weights as an ordinary one of width d_ff.
 
-    A gated layer has three matrices in place of two. multiple_of: widths that hardware likes, as 256.
+    A gated layer has three matrices in place of two, so this is 2/3 of d_ff, rounded up to a multiple of
+    multiple_of: hardware likes widths such as multiples of 256.
 
     >>> gated_width(3072), gated_width(4 * 4096, multiple_of=256)
     (2048, 11008)
     """
-    return -(-(2 * d_ff // 3) // multiple_of) * multiple_of
+    return -(-2 * d_ff // (3 * multiple_of)) * multiple_of
 
 
 class FeedForward(nn.Module):
