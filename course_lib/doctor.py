@@ -284,23 +284,60 @@ def container_program() -> str | None:
 
 def isolation() -> dict[str, bool]:
     """Which means of running untrusted code apart work here: tried, not guessed."""
+    from .grading.views import privileged
+
     return {
         "bubblewrap": bubblewrap_works(),
         "user namespaces": user_namespaces_work(),
-        "root": hasattr(os, "geteuid") and os.geteuid() == 0,
+        "root": sys.platform == "linux" and privileged(),
         "docker": container_program() is not None,
     }
 
 
 def _isolation() -> list[Row]:
     found = isolation()
-    there = ", ".join(name for name, works in found.items() if works) or "nothing"
-    absent = ", ".join(name for name, works in found.items() if not works) or "nothing"
-    told = f"Works: {there}; does not: {absent}. Only grading other people's code needs it."
-    if found["bubblewrap"]:
-        return [Row("isolation", "ok", told)]
-    advice = "install bubblewrap" if sys.platform == "linux" else "use a Linux machine, a container or WSL2"
-    return [Row("isolation", "warn", f"{told} To grade here, {advice}.")]
+    # In the order in which the grader takes them.
+    means = (
+        ("bubblewrap", found["bubblewrap"]),
+        ("Linux namespaces", found["root"] or found["user namespaces"]),
+        ("a container of docker or podman", found["docker"]),
+    )
+    by = next((name for name, works in means if works), None)
+    if by is None:
+        there = sys.platform == "linux"
+        advice = "install bubblewrap" if there else "use a Linux machine, a container or WSL2"
+        told = "None: submissions would run with your own rights. Only grading other people's code needs it;"
+        told += f" to grade here, {advice}."
+        return [Row("isolation", "warn", told)]
+    told = (
+        f"By {by}: a submission sees no file, process, network or variable of this machine, and its time,"
+        " memory, processes and output are limited. It does not protect from a fault in the kernel itself."
+        " Only grading other people's code needs it."
+    )
+    return [Row("isolation", "ok", told), _calls_row(), _shared_memory_row(contained=by.endswith("podman"))]
+
+
+def _calls_row() -> Row:
+    from .grading import seccomp
+
+    if seccomp.works():
+        told = "The kernel refuses a submission the calls that no exercise needs (seccomp)."
+        return Row("isolation: calls", "ok", told)
+    told = "Calls to the kernel are not filtered: grade on Linux on x86-64 or ARM64 for this second wall."
+    return Row("isolation: calls", "warn", told)
+
+
+def _shared_memory_row(contained: bool) -> Row:
+    from .grading import control_group
+
+    if contained or control_group.works():
+        told = "A control group limits the memory of all processes of a submission together, exactly."
+        return Row("isolation: memory", "ok", told)
+    told = (
+        "No control group can be made: the memory of all processes of a submission is added up twenty times a"
+        " second instead, which misses shared memory that none of them has mapped in."
+    )
+    return Row("isolation: memory", "ok", told)
 
 
 # --- the learner's folder -------------------------------------------------------------------------------

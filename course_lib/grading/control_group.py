@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,18 @@ class ControlGroup:
                 return
             except OSError:
                 time.sleep(0.01)
+
+
+def works() -> bool:
+    """Whether this process can make a group that limits memory, and start processes in it: tried."""
+    group = ControlGroup.make(1 << 30, 100)
+    if group is None:
+        return False
+    try:
+        done = subprocess.run(group.around(["cat", str(OWN)]), capture_output=True, text=True)
+        return group.path.name in done.stdout
+    finally:
+        group.remove()
 
 
 def _parents() -> list[Path]:

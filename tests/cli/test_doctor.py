@@ -15,6 +15,7 @@ import pytest
 import course_lib.doctor as doctor
 import course_lib.workspace
 from course_lib.doctor import Row, examine, isolation, total_memory
+from course_lib.grading import control_group, seccomp
 from course_lib.workspace import Workspace
 
 EXPECTED = {"Python", "environment", "packages", "torch", "GPU", "memory", "disk", "browser", "CJK font"}
@@ -27,7 +28,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_finding_has_a_status_and_one_sentence_of_meaning() -> None:
     rows = examine()
-    assert {*EXPECTED, "isolation", "your folder"} == {row.name for row in rows}
+    named = {row.name for row in rows if not row.name.startswith("isolation: ")}
+    assert {*EXPECTED, "isolation", "your folder"} == named
     assert all(row.status in ("ok", "warn", "missing") and row.sentence.endswith(".") for row in rows)
     assert platform.python_version() in rows[0].sentence
 
@@ -76,7 +78,8 @@ def test_a_look_that_fails_does_not_take_the_others_with_it(monkeypatch: pytest.
 
     monkeypatch.setattr(doctor, "_output", broken)
     rows = examine()
-    assert {*EXPECTED, "isolation", "your folder"} - {"GPU"} == {row.name for row in rows}
+    named = {row.name for row in rows if not row.name.startswith("isolation: ")}
+    assert {*EXPECTED, "isolation", "your folder"} - {"GPU"} == named
     assert "no processes today" in next(row.sentence for row in rows if row.name == "torch")
 
 
@@ -98,15 +101,47 @@ def test_isolation_is_tried_and_not_guessed(tmp_path: Path, monkeypatch: pytest.
         == 0
     )
     assert isolation()["bubblewrap"] is truth
-    for name in ("bwrap", "unshare", "docker"):
+    for name in ("bwrap", "unshare", "docker", "podman"):
         program = tmp_path / name
         program.write_text("#!/bin/sh\nexit 1\n")
         program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     found = isolation()
     assert not (found["bubblewrap"] or found["user namespaces"] or found["docker"])
+
+
+NOTHING = dict.fromkeys(("bubblewrap", "user namespaces", "root", "docker"), False)
+
+
+def test_without_isolation_there_is_advice_and_nothing_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "isolation", lambda: NOTHING)
     (told,) = doctor._isolation()
-    assert told.status == "warn" and "Only grading" in told.sentence
+    assert told.status == "warn" and "Only grading" in told.sentence and "your own rights" in told.sentence
+
+
+@pytest.mark.parametrize(
+    ("working", "name"),
+    [
+        (("bubblewrap", "root", "docker"), "By bubblewrap:"),
+        (("root", "docker"), "By Linux namespaces:"),
+        (("user namespaces",), "By Linux namespaces:"),
+        (("docker",), "By a container of docker or podman:"),
+    ],
+)
+def test_the_isolation_that_a_grader_takes_is_named_with_what_it_does_and_does_not(
+    monkeypatch: pytest.MonkeyPatch, working: tuple[str, ...], name: str
+) -> None:
+    monkeypatch.setattr(doctor, "isolation", lambda: NOTHING | dict.fromkeys(working, True))
+    monkeypatch.setattr(seccomp, "works", lambda: False)
+    monkeypatch.setattr(control_group, "works", lambda: False)
+    first, calls, memory = doctor._isolation()
+    assert first.sentence.startswith(name) and "does not protect from" in first.sentence
+    assert (first.status, calls.status) == ("ok", "warn") and "not filtered" in calls.sentence
+    assert ("A control group limits" in memory.sentence) == (working == ("docker",))
+    monkeypatch.setattr(seccomp, "works", lambda: True)
+    monkeypatch.setattr(control_group, "works", lambda: True)
+    _, calls, memory = doctor._isolation()
+    assert "refuses" in calls.sentence and "A control group limits" in memory.sentence
 
 
 def test_a_machine_without_browser_or_font_gets_a_way_out(

@@ -5,6 +5,7 @@ Oracles: the kernel's own errors, the processes and files of this machine, and 2
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import socket
@@ -625,7 +626,7 @@ def test_without_isolation_it_refuses_and_says_why(library: Path, monkeypatch: p
 def test_the_best_means_that_works_is_taken(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for works in (("bwrap", "namespaces", "docker"), ("namespaces", "docker"), ("docker",)):
         for name in sandbox.WORKS:
-            monkeypatch.setitem(sandbox.WORKS, name, lambda there=name in works: there)
+            monkeypatch.setitem(sandbox.WORKS, name, functools.partial(bool, name in works))
         assert Worker(library).isolation == works[0]
 
 
