@@ -64,7 +64,7 @@ def shared(exercises: Sequence[Iterable[str]]) -> list[str]:
 
 def _conflicts(parsed: _Library, found: dict[str, _Place], cells: Sequence[str]) -> dict[str, str]:
     by_cells = parsed.reached(_imported(cells))
-    at_import = parsed.called_at_import() if found else {}
+    at_import = parsed.called_at_import(_imported(cells)) if found else {}
     reasons = {}
     for name, place in found.items():
         if place in by_cells:
@@ -137,12 +137,17 @@ class _Library:
         dotted = f"{module}.{name}" if name else module
         return dotted if dotted in self.trees else None
 
-    def called_at_import(self) -> dict[_Place, str]:
-        """What is called while the library is imported, and by which module."""
+    def called_at_import(self, by_cells: Iterable[tuple[str, str]]) -> dict[_Place, str]:
+        """What is called while the library is imported, and by which module.
+
+        A module that neither another nor a cell imports is a script: without what it calls only it fails.
+        """
+        sources = [*by_cells, *(source for found in self.imports.values() for source in found.values())]
+        imported = {module for module, _ in sources} | {f"{module}.{name}" for module, name in sources}
         calls = [
-            (self._find(name, called), name)
-            for name in self.trees
-            for called in _called_at_once(self.trees[name])
+            (self._find(module, called), module)
+            for module in sorted(self.trees.keys() & imported)
+            for called in _called_at_once(self.trees[module])
         ]
         return {place: module for place, module in calls if place}
 

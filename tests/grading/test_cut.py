@@ -58,7 +58,7 @@ def other():
 ''',
     "early.py": "from .tools import public as made\nTABLE = made(3)\n",
     "user.py": "from . import tools\ndef uses():\n    return tools.public(1)\n",
-    "again.py": "from .tools import Tool\n",
+    "again.py": "from .early import TABLE\nfrom .tools import Tool\n",
 }
 
 
@@ -125,6 +125,13 @@ def test_what_is_needed_stays_whole_and_is_told(small: Path) -> None:
             "course_lib.tools.public": "a cell needs it"
         }, cell
     assert conflicts(small, ["course_lib.tools.public"], ["from course_lib.again import Tool"]) == {}
+
+
+def test_a_script_that_nothing_imports_keeps_nothing_whole(small: Path) -> None:
+    (small / "course_lib/again.py").unlink()
+    assert conflicts(small, ["course_lib.tools.public"]) == {}
+    cell = "from course_lib.early import TABLE"
+    assert "calls it" in conflicts(small, ["course_lib.tools.public"], [cell])["course_lib.tools.public"]
 
 
 def test_names_of_other_packages_are_passed_over_and_unknown_ones_are_errors(small: Path) -> None:
