@@ -6,7 +6,8 @@ Axes: b batch, h query heads, g key/value heads, q query positions, k key positi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeAlias
 
 import torch
@@ -132,6 +133,44 @@ class MultiHeadAttention(nn.Module):
                     part.bias.copy_(values)
             ours.output.load_state_dict(module.out_proj.state_dict())
         return ours
+
+
+@contextmanager
+def watch_heads(layer: MultiHeadAttention) -> Iterator[list[Tensor]]:
+    """Collect what the heads of a layer read, (b, q, h, d) a forward pass, while the context is open."""
+    seen: list[Tensor] = []
+
+    def note(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        seen.append(given[0].unflatten(-1, (layer.num_heads, layer.d_head)))
+
+    handle = layer.output.register_forward_pre_hook(note)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def replace_heads(
+    layer: MultiHeadAttention, heads: Iterable[int], values: Tensor | None = None
+) -> Iterator[None]:
+    """Ablate heads of a layer: while the context is open, what they read is replaced before W_O.
+
+    heads: their numbers. values: (h, d), what each head is to read instead, such as its mean over a data set;
+    zeros when None.
+    """
+    chosen = list(heads)
+
+    def replaced(module: nn.Module, given: tuple[Tensor, ...]) -> Tensor:
+        read = given[0].unflatten(-1, (layer.num_heads, layer.d_head)).clone()
+        read[..., chosen, :] = 0.0 if values is None else values[chosen].to(read)
+        return read.flatten(-2)
+
+    handle = layer.output.register_forward_pre_hook(replaced)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def explicit_weights(query: Tensor, key: Tensor, mask: Tensor | None, score_bias: Tensor | None) -> Tensor:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from course_lib.viz.attention import AttentionExplorer
+    from course_lib.viz.heads import HeadView, ModelView, NeuronView
     from course_lib.viz.heatmaps import heatmap
     from course_lib.viz.knob import Choice, Slider, Toggle, explore
     from course_lib.viz.plots import (
@@ -31,6 +32,9 @@ logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 _HOME = {
     "AttentionExplorer": "attention",
     "Choice": "knob",
+    "HeadView": "heads",
+    "ModelView": "heads",
+    "NeuronView": "heads",
     "Picture": "style",
     "Slider": "knob",
     "Toggle": "knob",
@@ -52,6 +56,9 @@ _HOME = {
 __all__ = [
     "AttentionExplorer",
     "Choice",
+    "HeadView",
+    "ModelView",
+    "NeuronView",
     "Picture",
     "Slider",
     "Toggle",
