@@ -64,7 +64,7 @@ class Tally:
     """What was counted for one exercise.
 
     right, wrong: runs of right and wrong answers. named: wrong answers named as themselves; otherwise: how
-    often a misconception was named as another or not at all, by "misconception → name".
+    often a misconception was named as another or not at all, by "misconception → name, seed".
     """
 
     right: int = 0
@@ -131,7 +131,8 @@ def decide_all(exercise: Exercise, seed: int) -> Tally:
         elif mark.misconception == misconception.name:
             tally.named += 1
         else:
-            tally.otherwise[f"{misconception.name} → {mark.misconception or 'not named'}"] += 1
+            taken_for = mark.misconception or f"not named ({mark.status})"
+            tally.otherwise[f"{misconception.name} → {taken_for}, seed {seed}"] += 1
     return tally
 
 
@@ -197,6 +198,15 @@ def markdown(tallies: dict[str, Tally]) -> str:
     return "\n".join(lines)
 
 
+def as_json(tallies: dict[str, Tally]) -> str:
+    """The tallies by exercise id."""
+    rows = {
+        exercise: vars(tally) | {"misses": [asdict(missed) for missed in tally.misses]}
+        for exercise, tally in tallies.items()
+    }
+    return json.dumps(rows, indent=1) + "\n"
+
+
 def row(name: str, tally: Tally) -> str:
     """One line of the table."""
     rejected = sum(missed.right for missed in tally.misses)
@@ -222,8 +232,7 @@ def main() -> int:
     tallies = run_all(tasks(exercises, seeds), given.processes)
     print(markdown(tallies))
     if given.json:
-        rows = {exercise: asdict(tally) for exercise, tally in tallies.items()}
-        given.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        given.json.write_text(as_json(tallies), encoding="utf-8")
     return int(any(tally.misses for tally in tallies.values()))
 
 

@@ -6,6 +6,7 @@ Oracle: one exercise of the course, and the same with its right and wrong answer
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -51,6 +52,9 @@ def test_a_right_answer_without_marks_and_a_wrong_one_with_marks_are_misses(fair
     table = fairness.markdown({EXERCISE.id: tally})
     assert f"| {EXERCISE.id} | 3 | 1 | 1 | 1 | 0.00 % |" in table
     assert "right answer 1, seed 5: failed." in table
+    plain = json.loads(fairness.as_json({EXERCISE.id: tally}))[EXERCISE.id]
+    assert (plain["right"], plain["wrong"], plain["otherwise"]) == (3, 1, {})
+    assert [missed["answer"] for missed in plain["misses"]] == ["right answer 1", wrong.name]
 
 
 def test_a_misconception_that_is_taken_for_another_is_no_miss_but_reported(fairness: ModuleType) -> None:
@@ -58,7 +62,7 @@ def test_a_misconception_that_is_taken_for_another_is_no_miss_but_reported(fairn
     twins = (first, replace(second, answer=first.answer))
     tally = fairness.decide_all(replace(EXERCISE, misconceptions=twins), seed=5)
     assert (tally.misses, tally.named) == ([], 1)
-    assert dict(tally.otherwise) == {f"{second.name} → {first.name}": 1}
+    assert dict(tally.otherwise) == {f"{second.name} → {first.name}, seed 5": 1}
 
 
 def test_the_seeds_follow_from_one_and_all_work_is_shared_out(fairness: ModuleType) -> None:
