@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         lines,
         scatter_words,
     )
+    from course_lib.viz.projection import WordMap, principal_components
     from course_lib.viz.style import Picture, figure, label, panels, show, use_course_style
     from course_lib.viz.text import visible
     from course_lib.viz.tokens import TokenizerExplorer
@@ -39,6 +40,7 @@ _HOME = {
     "Slider": "knob",
     "Toggle": "knob",
     "TokenizerExplorer": "tokens",
+    "WordMap": "projection",
     "bars": "plots",
     "compare_distributions": "plots",
     "explore": "knob",
@@ -47,6 +49,7 @@ _HOME = {
     "label": "style",
     "lines": "plots",
     "panels": "style",
+    "principal_components": "projection",
     "scatter_words": "plots",
     "show": "style",
     "use_course_style": "style",
@@ -63,6 +66,7 @@ __all__ = [
     "Slider",
     "Toggle",
     "TokenizerExplorer",
+    "WordMap",
     "bars",
     "compare_distributions",
     "explore",
@@ -71,6 +75,7 @@ __all__ = [
     "label",
     "lines",
     "panels",
+    "principal_components",
     "scatter_words",
     "show",
     "use_course_style",

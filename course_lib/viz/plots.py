@@ -203,11 +203,12 @@ def scatter_words(
     _finish(axes, x_axis, y_axis, title, len(kinds) > 1)
     drawing.draw_without_rendering()
     for name, place, offset in zip(names, places, place_labels(axes, places, names), strict=True):
-        _annotate(axes, axis_label(name), place, offset)
+        annotate(axes, axis_label(name), place, offset)
     return Picture(drawing, alt)
 
 
-def _annotate(axes: Axes, text: str, place: FloatArray, offset: tuple[float, float]) -> Annotation:
+def annotate(axes: Axes, text: str, place: FloatArray, offset: tuple[float, float]) -> Annotation:
+    """Write `text` beside a place, `offset` points away from it."""
     across = "left" if offset[0] > 0 else "right" if offset[0] < 0 else "center"
     upright = "bottom" if offset[1] > 0 else "top" if offset[1] < 0 else "center"
     return axes.annotate(

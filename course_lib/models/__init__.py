@@ -1,0 +1,3 @@
+"""Whole models, one a file."""
+
+from __future__ import annotations
