@@ -235,7 +235,8 @@ def _torch_modes(names: Sequence[str]) -> list[Any]:
     if not operators and not built_in:
         return []
     from torch.overrides import TorchFunctionMode
-    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from .modes import DispatchMode
 
     class Functions(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -243,7 +244,7 @@ def _torch_modes(names: Sequence[str]) -> list[Any]:
                 refuse(built_in[id(func)])
             return func(*args, **(kwargs or {}))
 
-    class Operators(TorchDispatchMode):
+    class Operators(DispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             called = base_name(func.name()) if hasattr(func, "name") else ""
             if called in operators:

@@ -113,9 +113,9 @@ def _not_installed(file_name: str) -> bool:
 
 
 def _recording_mode(trace: Trace) -> Any:
-    from torch.utils._python_dispatch import TorchDispatchMode
+    from .modes import DispatchMode
 
-    class Recording(TorchDispatchMode):
+    class Recording(DispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             result = func(*args, **(kwargs or {}))
             trace.record(result)

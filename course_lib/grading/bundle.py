@@ -216,7 +216,7 @@ def _chapter(root: Path, chapter: str, into: Path, points: dict[str, int]) -> di
     rows = [_row(exercise, expressions[exercise.id], points) for exercise in exercises]
     return {
         "title": BY_NAME[chapter].title,
-        "preload": sorted(_imported(pristine) | _imported(solution)),
+        "preload": sorted(_without(_imported(pristine) | _imported(solution), exercises)),
         "exercises": [row for row in rows if row["points"]],
     }
 
@@ -280,7 +280,16 @@ def _imported(notebook: nbformat.NotebookNode) -> set[str]:
     for cell in notebook.cells:
         if cell.cell_type == "code" and (not is_answer(cell) or "import" in cell.source):
             found |= set(_imports_in(cell.source))
+        # torch imports its compiler when it makes an optimiser: seconds, in every process anew.
+        if "optim" in cell.source:
+            found.add("torch._dynamo")
     return {name for name in found if not name.startswith("course_lib.checks") and _is_module(name)}
+
+
+def _without(modules: set[str], exercises: Sequence[Exercise]) -> set[str]:
+    """The modules but for those that an exercise forbids: what is loaded can be found in memory."""
+    forbidden = {name for exercise in exercises for name in exercise.forbidden}
+    return {name for name in modules if name.split(".")[0] not in forbidden and name not in forbidden}
 
 
 def _imports_in(source: str) -> Iterator[str]:

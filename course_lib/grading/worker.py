@@ -88,8 +88,9 @@ def _preload(modules: list[str]) -> None:
     package = importlib.import_module("course_lib.checks.probes")
     for found in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{found.name}")
-    # torch imports its compiler when an operator is first watched: seconds, in every child anew.
-    for name in ("torch._dynamo", *modules):
+    # What each child would import anew, and takes longer than the rest of a short exercise: what the
+    # notebooks' first cell asks for, `check`, and what watches torch's operators.
+    for name in ("course_lib.checks.notebook", "course_lib.checks.modes", *modules):
         importlib.import_module(name)
     forbidding.prepare()
 

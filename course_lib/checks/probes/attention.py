@@ -160,9 +160,10 @@ def _live_memory(inputs: list[Any]) -> Any:
     """
     import torch
     from torch.multiprocessing.reductions import StorageWeakRef
-    from torch.utils._python_dispatch import TorchDispatchMode
 
-    class LiveMemory(TorchDispatchMode):
+    from ..modes import DispatchMode
+
+    class LiveMemory(DispatchMode):
         def __init__(self) -> None:
             super().__init__()
             self.peak = self.largest = 0
