@@ -9,7 +9,7 @@ curves beside this file, into `data/08_norm_orders.json`. The lesson runs the fi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import islice
@@ -108,15 +108,24 @@ def next_word_loss(model: nn.Module, ids: Tensor, targets: Tensor) -> Tensor:
 
 
 def train(
-    config: BlockConfig, plan: Plan, device: torch.device | str = "cpu", progress: bool = False
+    config: BlockConfig,
+    plan: Plan,
+    device: torch.device | str = "cpu",
+    progress: bool = False,
+    observe: Callable[[int, LanguageModel], object] | None = None,
 ) -> tuple[LanguageModel, list[float]]:
-    """A trained language model, and its training loss at every step in nats per word."""
+    """A trained language model, and its training loss at every step in nats per word.
+
+    observe: called with the step's number and the model before every step, to measure what it likes.
+    """
     text = read_text()
     torch.manual_seed(plan.seed)
     model = LanguageModel(config, plan.num_layers, len(text.names), plan.length).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=plan.learning_rate, betas=(0.9, 0.98))
     generator, losses = torch.Generator().manual_seed(plan.seed), []
     for step in tqdm(range(plan.steps), desc=config.order, disable=not progress):
+        if observe is not None:
+            observe(step, model)
         for group in optimizer.param_groups:
             group["lr"] = plan.learning_rate * min(1.0, (step + 1) / max(1, plan.warm_up))
         starts = torch.randint(len(text.train) - plan.length, (plan.batch,), generator=generator)
