@@ -44,7 +44,7 @@ SEEDS = (0, 1, 2, 3, 4)
 class Config:
     """trained: words of a window in training. read: words of a window in the test, four times as many.
 
-    bin: neighbouring positions whose losses are averaged.
+    bin: neighbouring positions whose losses are averaged. stories, unseen: of the training and the test text.
     """
 
     d_model: int = 64
@@ -57,6 +57,8 @@ class Config:
     learning_rate: float = 3e-3
     windows: int = 256
     bin: int = 16
+    stories: int = 4000
+    unseen: int = 1500
 
 
 # --- text ---------------------------------------------------------------------------------------------
@@ -70,16 +72,17 @@ def stream(split: str, stories: int) -> tuple[str, ...]:
 
 
 @cache
-def vocabulary() -> dict[str, int]:
+def vocabulary(config: Config) -> dict[str, int]:
     """Ids of the words of the training stories; 0 is any other word."""
-    return {word: index for index, word in enumerate(sorted(set(stream("train", 4000))), 1)}
+    return {word: index for index, word in enumerate(sorted(set(stream("train", config.stories))), 1)}
 
 
 @cache
-def text(split: str, stories: int) -> Tensor:
-    """The ids of `stream`."""
-    ids = vocabulary()
-    return torch.tensor([ids.get(word, 0) for word in stream(split, stories)])
+def text(split: str, config: Config) -> Tensor:
+    """The ids of the training or the test stories' words."""
+    ids = vocabulary(config)
+    words = stream(split, config.stories if split == "train" else config.unseen)
+    return torch.tensor([ids.get(word, 0) for word in words])
 
 
 # --- model --------------------------------------------------------------------------------------------
@@ -201,8 +204,8 @@ def train(
 ) -> Writer:
     """A writer trained on windows of `config.trained` words. each_step: wraps the steps, as tqdm does."""
     set_seed(seed)
-    ids = text("train", 4000).to(device)
-    writer = Writer(scheme, config, len(vocabulary()) + 1).to(device)
+    ids = text("train", config).to(device)
+    writer = Writer(scheme, config, len(vocabulary(config)) + 1).to(device)
     optimizer = torch.optim.AdamW(writer.parameters(), lr=config.learning_rate, weight_decay=0.01)
     window = torch.arange(config.trained + 1, device=device)
     # The same windows in the same order for every scheme: the initial weights have drawn from torch's own.
@@ -229,7 +232,7 @@ def losses_by_position(writer: Writer) -> Tensor:
     """Mean loss in nats a word in each bin of positions of a long window of unseen stories, (read / bin,)."""
     config = writer.config
     device = writer.embedding.weight.device
-    ids = text("test", 1500).to(device)
+    ids = text("test", config).to(device)
     starts = torch.linspace(0, len(ids) - config.read - 1, config.windows).long()[:, None].to(device)
     windows = ids[starts + torch.arange(config.read + 1, device=device)]
     total = torch.zeros(config.read, device=device)
