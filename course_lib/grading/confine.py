@@ -237,14 +237,14 @@ def use_large_pages() -> None:
     """
     if not LINUX:
         return
-    madvise = ctypes.CDLL(None).madvise
+    madvise = _c_library().madvise
     for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
         bounds, rights, *_, inode = line.split(maxsplit=5)[:5]
         if rights == "rw-p" and inode == "0":
             start, end = (int(number, 16) for number in bounds.split("-"))
-            start = -(-start // LARGE_PAGE) * LARGE_PAGE
-            for address in range(start, end // LARGE_PAGE * LARGE_PAGE, LARGE_PAGE):
-                madvise(ctypes.c_void_p(address), ctypes.c_size_t(LARGE_PAGE), MADV_COLLAPSE)
+            start, end = -(-start // LARGE_PAGE) * LARGE_PAGE, end // LARGE_PAGE * LARGE_PAGE
+            if start < end:
+                madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_COLLAPSE)
 
 
 def _mount(source: bytes, target: bytes, kind: bytes | None, flags: int, data: bytes | None = None) -> None:
@@ -253,7 +253,12 @@ def _mount(source: bytes, target: bytes, kind: bytes | None, flags: int, data: b
 
 def call(name: str, *arguments: object) -> None:
     """Call the C library; raises OSError with the call's name where it says no."""
-    function = getattr(ctypes.CDLL(None, use_errno=True), name)
+    function = getattr(_c_library(), name)
     if function(*arguments) == -1:
         number = ctypes.get_errno()
         raise OSError(number, f"{name}: {os.strerror(number)}")
+
+
+@functools.cache
+def _c_library() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)

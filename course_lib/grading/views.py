@@ -158,8 +158,9 @@ def container(program: str, view: View, control: Path, limits: Limits) -> list[s
     """The command line up to the program that runs inside. control: the socket to be shown as /control."""
     command = [program, "run", "--rm", "--pull", "never", "--network", "none", "--hostname", "sandbox"]
     command += ["--read-only", "--log-driver", "none", "--user", "0:0", "--workdir", SCRATCH]
-    if Path(program).name == "podman":
-        command.append("--read-only-tmpfs=false")
+    podman = Path(program).name == "podman"
+    if podman:
+        command += ["--read-only-tmpfs=false", "--passwd=false"]
     command += ["--cap-drop", "ALL", *_pairs("--cap-add", list(CAPABILITIES))]
     # The default profiles of AppArmor and SELinux forbid the worker to give each submission its own folders.
     command += _pairs("--security-opt", ["no-new-privileges", "apparmor=unconfined", "label=disable"])
@@ -170,7 +171,9 @@ def container(program: str, view: View, control: Path, limits: Limits) -> list[s
     shown = [(path, path) for kind, path in view.steps if kind == "show"]
     shown += [(view.library, COURSE), (str(control), CONTROL), *(("/dev/null", name) for name in TELLING)]
     binds = [f"type=bind,source={path},target={inside},readonly" for path, inside in shown]
-    empty = [f"{path}:size=1m,mode=0755" for kind, path in view.steps if kind == "empty"]
+    # Where podman covers a folder, it copies what lies in it unless told not to.
+    bare = "mode=0755,notmpcopyup" if podman else "mode=0755"
+    empty = [f"{path}:size=1m,{bare}" for kind, path in view.steps if kind == "empty"]
     command += [*_pairs("--mount", binds), *_pairs("--tmpfs", [*empty, f"{SCRATCH}:size=64m,mode=0700"])]
     return [*command, _image(program, view)]
 

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from course_lib import doctor
@@ -341,6 +342,40 @@ def test_a_grader_who_is_not_root_has_the_same(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == ["privileged False", "bwrap ok 1000 []", "namespaces ok 1000 []"]
 
 
+KILLED = """
+import sys
+from pathlib import Path
+from course_lib.grading.confine import Limits
+from course_lib.grading.sandbox import Worker
+with Worker(Path(sys.argv[1]), Limits(program=float(sys.argv[2])), "docker") as worker:
+    print("started", flush=True)
+    worker.run(["while True: pass"], "welcome.rows", "1", [])
+"""
+
+
+def test_no_container_outlives_a_grader_that_is_killed(library: Path) -> None:
+    if not LINUX or not sandbox.WORKS["docker"]():
+        pytest.skip("docker does not work on this machine")
+    # Seen in the command lines of the container's program and of the worker in it.
+    mark = f"61.{os.getpid():08d}7"
+    grader = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(library), mark], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert grader.stdout is not None and grader.stdout.readline() == "started\n"
+
+    def left() -> int:
+        lines = [process.info["cmdline"] or () for process in psutil.process_iter(["cmdline"])]
+        return sum(any(f'"program": {mark}' in word for word in line) for line in lines)
+
+    assert left() >= 2
+    grader.kill()
+    grader.wait()
+    deadline = time.monotonic() + 20
+    while left() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert left() == 0
+
+
 def test_a_container_is_given_nothing_that_it_does_not_need(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(views, "_image", lambda program, view: "image")
     view = views.View("/library", (("show", "/usr"), ("empty", "/usr/course_lib")), (("/bin", "usr/bin"),))
@@ -356,6 +391,9 @@ def test_a_container_is_given_nothing_that_it_does_not_need(monkeypatch: pytest.
     sources = {mount.split(",")[1].removeprefix("source=") for mount in mounts}
     assert sources == {"/usr", "/library", "/private/socket", "/dev/null"}
     assert command[-1] == "image"
+    assert "/usr/course_lib:size=1m,mode=0755" in command
+    by_podman = views.container("podman", view, Path("/private/socket"), Limits())
+    assert "/usr/course_lib:size=1m,mode=0755,notmpcopyup" in by_podman
 
 
 def test_the_containers_image_holds_folders_and_links_alone() -> None:
