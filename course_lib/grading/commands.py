@@ -186,7 +186,9 @@ def grade(
     due: Annotated[
         str | None, typer.Option(help="What comes later is marked late, as 2026-11-30T23:59+01:00.")
     ] = None,
-    gpu: Annotated[bool, typer.Option("--gpu", help="Run exercises marked gpu on CUDA as well.")] = False,
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Run exercises marked gpu on CUDA as well; needs --isolation none.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Grade submissions without trusting them. Stop it at any moment; the same command goes on.
@@ -203,6 +205,12 @@ def grade(
         fail(f"--due {due} is no moment: write it as 2026-11-30T23:59+01:00.", WRONG_USE)
     if not submissions.exists():
         fail(f"There is no {shown(submissions)}: name a folder, a zip or a notebook.", WRONG_USE)
+    if gpu and isolation is not Isolation.none:
+        fail(
+            "The sandbox shows no GPU: --gpu needs --isolation none, in a container that holds nothing but "
+            "this and is thrown away afterwards.",
+            WRONG_USE,
+        )
     if isolation is Isolation.none:
         typer.echo(
             "Without isolation, submissions run with your rights and can read, change and send what you can.",

@@ -346,7 +346,7 @@ def _not_passed(
         findings=tuple(_for_learner(finding, index < shown) for index, finding in found.items()),
         misconception=named.name if named else None,
         advice=named.sentence if named else None,
-        private=tuple(_cut(finding.text) for finding in found.values()),
+        private=tuple(dict.fromkeys(_cut(finding.text) for finding in found.values())),
     )
 
 

@@ -15,7 +15,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ BOOK = "gradebook.sqlite"
 PAGES = "feedback"
 NOT_TAKEN = "not-taken.csv"
 SEEDS = ("run", "submission")
+ADDRESSES_FOR_CUDA = 1 << 46
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Options:
 
     workers: submissions at once on this machine. scheduler: a Dask cluster's address instead. isolation: as
     for `sandbox.Worker`. seed_per: "run" (all submissions have the same cases) or "submission". due: what
-    comes after is late. gpu: whether exercises marked gpu run on one. limits: of one exercise's process.
+    comes after is late. gpu: whether exercises marked gpu run on one as well; the sandbox shows none, so
+    this needs isolation "none". limits: of one exercise's process.
     """
 
     workers: int = 2
@@ -59,6 +61,8 @@ class Options:
             raise ValueError(f"workers={self.workers}, expected at least 1")
         if self.seed_per not in SEEDS:
             raise ValueError(f"seed_per={self.seed_per!r}, expected one of {', '.join(SEEDS)}")
+        if self.gpu and self.isolation != "none":
+            raise ValueError(f"gpu=True with isolation={self.isolation!r}: the sandbox shows no GPU")
 
 
 @dataclass
@@ -145,7 +149,10 @@ def grade_submissions(
 
 
 def _pool(bundle: Bundle, options: Options) -> Pool:
-    settings = (options.isolation, options.limits, options.gpu)
+    limits = options.limits or Limits()
+    # CUDA reserves more addresses than a machine has memory.
+    limits = replace(limits, memory=ADDRESSES_FOR_CUDA) if options.gpu else limits
+    settings = (options.isolation, limits, options.gpu)
     if options.scheduler:
         return DaskPool(bundle, options.scheduler, *settings)
     return LocalPool(bundle, options.workers, *settings)

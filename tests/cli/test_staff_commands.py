@@ -139,6 +139,7 @@ def test_what_was_graded_is_not_graded_again_and_an_archive_will_do(week: Path) 
         (("grade", "{i}", "-b", "{i}", "-o", "{o}"), 2, "is no bundle"),
         (("grade", "{i}", "-b", "{b}", "-o", "{o}", "--due", "tomorrow"), 2, "is no moment"),
         (("grade", "{i}", "-b", "{b}", "-o", "{o}", "--isolation", "hope"), 2, "hope"),
+        (("grade", "{i}", "-b", "{b}", "-o", "{o}", "--gpu"), 2, "--gpu needs --isolation none"),
         (
             ("grade", "{i}", "-b", "{b}", "-o", "{o}", "--scheduler", "tcp://127.0.0.1:1"),
             3,

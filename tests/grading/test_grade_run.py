@@ -273,4 +273,6 @@ def test_options_say_what_is_wrong_with_them() -> None:
         Options(workers=0)
     with pytest.raises(ValueError, match="seed_per='learner'"):
         Options(seed_per="learner")
+    with pytest.raises(ValueError, match="the sandbox shows no GPU"):
+        Options(gpu=True)
     assert run_module.parse_due("2026-11-30T23:59+01:00") == datetime(2026, 11, 30, 22, 59, tzinfo=UTC)
