@@ -4,9 +4,9 @@
 
 Hands in notebooks of 00_welcome, no two alike, whose points are known; starts `course grade`, kills it at a
 random moment (one time in three while it starts, else while it grades), looks into the gradebook, and starts
-again; after the last kill it may come to its end. Exit code 1 unless every submission was graded exactly once, no mark that was
-there ever changed, each mark is the right one, SQLite finds the file whole each time, and nothing is left
-running or lying about.
+again; after the last kill it may come to its end. Exit code 1 unless every submission was graded exactly
+once, no mark that was there ever changed, each mark is the right one, SQLite finds the file whole each time,
+and nothing is left running or lying about.
 """
 
 from __future__ import annotations
