@@ -7,10 +7,19 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from course_lib.layers.masks import causal_mask, combine_masks, padding_mask
-from course_lib.layers.multi_head import MultiHeadAttention, merge_heads, repeat_kv_heads, split_heads
+from course_lib.layers.multi_head import (
+    MultiHeadAttention,
+    merge_heads,
+    repeat_kv_heads,
+    replace_heads,
+    split_heads,
+    watch_heads,
+)
 
 B, H, Q, K, D_MODEL = 2, 4, 5, 7, 16
 CLOSE: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-4}
@@ -171,3 +180,121 @@ def test_heads_that_do_not_fit_are_named(arguments: tuple[int, ...], message: st
     with pytest.raises(ValueError, match=message):
         MultiHeadAttention(*arguments)
     assert MultiHeadAttention(10, 3, d_head=4)(torch.randn(1, 2, 10)).shape == (1, 2, 10)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    heads=st.sampled_from([(1, 1), (4, 4), (4, 2), (6, 1), (6, 3)]),
+    width=st.integers(1, 5),
+    q=st.integers(1, 6),
+    k=st.integers(1, 6),
+    seed=st.integers(0, 99),
+)
+def test_any_shape_equals_a_loop_over_single_heads(
+    heads: tuple[int, int], width: int, q: int, k: int, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    num_heads, num_kv_heads = heads
+    layer = MultiHeadAttention(8, num_heads, num_kv_heads, d_head=width).double()
+    hidden_states, context = torch.randn(2, q, 8).double(), torch.randn(2, k, 8).double()
+    mask = torch.rand(2, num_heads, q, k) < 0.6
+    query, key, value = layer.query(hidden_states), layer.key(context), layer.value(context)
+    read = []
+    for head in range(num_heads):
+        own, shared = head * width, head // (num_heads // num_kv_heads) * width
+        scores = query[..., own : own + width] @ key[..., shared : shared + width].mT / width**0.5
+        powers = scores.exp() * mask[:, head]
+        shares = powers / powers.sum(dim=-1, keepdim=True).clamp(min=1e-300)
+        read.append(shares @ value[..., shared : shared + width])
+    expected = layer.output(torch.cat(read, dim=-1))
+    torch.testing.assert_close(layer(hidden_states, context, mask), expected)
+    torch.testing.assert_close(layer(hidden_states, context, mask, return_weights=True)[0], expected)
+
+
+def test_the_gradient_passes_a_finite_difference_check() -> None:
+    torch.manual_seed(1)
+    layer = MultiHeadAttention(4, 2, 1).double()
+    hidden_states = torch.randn(1, 3, 4, dtype=torch.float64, requires_grad=True)
+    score_bias = torch.randn(2, 3, 3, dtype=torch.float64, requires_grad=True)
+    mask = causal_mask(3)
+    for explicit in (False, True):
+
+        def forward(x: Tensor, bias: Tensor, explicit: bool = explicit) -> Any:
+            found = layer(x, mask=mask, score_bias=bias, return_weights=explicit)
+            return found[0] if explicit else found
+
+        assert torch.autograd.gradcheck(forward, (hidden_states, score_bias))
+
+
+@pytest.mark.parametrize("return_weights", [False, True], ids=["fast", "explicit"])
+def test_dropout_drops_while_training_alone_and_leaves_the_mean(return_weights: bool) -> None:
+    torch.manual_seed(1)
+    layer = MultiHeadAttention(D_MODEL, H, dropout=0.4)
+    hidden_states = torch.randn(1, 6, D_MODEL)
+
+    def run() -> Tensor:
+        found = layer(hidden_states, return_weights=return_weights)
+        return found[0] if return_weights else found
+
+    layer.eval()
+    quiet = run()
+    torch.testing.assert_close(run(), quiet)
+    layer.train()
+    drawn = torch.stack([run() for _ in range(400)])
+    assert not torch.equal(drawn[0], drawn[1])
+    assert (drawn.mean(dim=0) - quiet).abs().max() < 0.15
+
+
+@pytest.mark.parametrize("option", [{"kdim": 5}, {"add_bias_kv": True}, {"add_zero_attn": True}], ids=str)
+def test_what_torchs_layer_has_beyond_ours_is_refused(option: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="not supported"):
+        MultiHeadAttention.from_torch(nn.MultiheadAttention(D_MODEL, H, **option))
+
+
+def test_loading_copies_weights_dtype_and_mode() -> None:
+    theirs = nn.MultiheadAttention(D_MODEL, H, dropout=0.2, dtype=torch.float64).eval()
+    ours = MultiHeadAttention.from_torch(theirs)
+    assert ours.query.weight.dtype == torch.float64 and not ours.training and ours.dropout == 0.2
+    with torch.no_grad():
+        theirs.in_proj_weight.zero_()
+    assert ours.query.weight.abs().sum() > 0, "the weights are copies"
+
+
+def test_an_ablated_head_adds_nothing_and_afterwards_all_is_as_before() -> None:
+    torch.manual_seed(1)
+    layer = MultiHeadAttention(D_MODEL, H)
+    hidden_states, _ = draw()
+    whole = layer(hidden_states)
+    with watch_heads(layer) as seen:
+        layer(hidden_states)
+    (read,) = seen  # (b, q, h, d)
+    with replace_heads(layer, [1, 3]):
+        left = layer(hidden_states)
+    columns = layer.output.weight.unflatten(1, (H, -1))
+    added = torch.einsum("bqhd,mhd->bqhm", read, columns)
+    torch.testing.assert_close(left, whole - added[:, :, 1] - added[:, :, 3], **CLOSE)
+    means = read.mean(dim=(0, 1)).detach()
+    with replace_heads(layer, [2], means):
+        left = layer(hidden_states)
+    torch.testing.assert_close(left, whole - added[:, :, 2] + columns[:, 2] @ means[2], **CLOSE)
+    torch.testing.assert_close(layer(hidden_states), whole)
+    assert len(seen) == 1, "nothing is watched once the context is closed"
+
+
+def test_bfloat16_is_near_float32() -> None:
+    torch.manual_seed(1)
+    layer = MultiHeadAttention(D_MODEL, H, 2)
+    hidden_states, _ = draw()
+    sharp = layer(hidden_states, mask=causal_mask(Q))
+    rough = layer.bfloat16()(hidden_states.bfloat16(), mask=causal_mask(Q), score_bias=torch.zeros(H, Q, Q))
+    assert rough.dtype == torch.bfloat16
+    torch.testing.assert_close(rough.float(), sharp, atol=3e-2, rtol=3e-2)
+
+
+def test_a_mask_that_does_not_fit_is_named() -> None:
+    layer = MultiHeadAttention(D_MODEL, H)
+    hidden_states, _ = draw()
+    with pytest.raises(ValueError, match=r"does not broadcast to \(2, 4, 5, 5\)"):
+        layer(hidden_states, mask=torch.ones(B, Q, Q, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"expected torch\.bool"):
+        layer(hidden_states, mask=torch.ones(Q, Q))
