@@ -287,8 +287,14 @@ def _live(quiet: bool) -> Iterator[Callable[[Tally], None]]:
         from rich.live import Live
         from rich.text import Text
 
-        with Live(Text("Starting …"), console=console(stderr=True), refresh_per_second=4) as live:
-            yield lambda tally: live.update(Text(_line(tally)))
+        latest: list[Tally] = []
+
+        def shown_now() -> Text:
+            return Text(_line(latest[0]) if latest else "Starting …")
+
+        with Live(get_renderable=shown_now, console=console(stderr=True), refresh_per_second=4):
+            # The tally is one object that the run counts in; the line is drawn anew from it.
+            yield lambda tally: latest.append(tally) if not latest else None
     else:
         last = time.monotonic()
 
