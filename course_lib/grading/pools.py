@@ -133,7 +133,7 @@ class DaskPool:
         try:
             from distributed import Client
         except ImportError:
-            raise NoCluster("Dask is not installed: pip install 'transformer-course[cluster]'.") from None
+            raise NoCluster("Dask is not installed: install the course with its extra, `cluster`.") from None
         self._bundle = bundle
         self._settings = (isolation, limits, gpu)
         try:
