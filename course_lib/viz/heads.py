@@ -72,9 +72,7 @@ class HeadView(AttentionExplorer):
         heads = len(self.head_names)
         chosen = range(heads) if shown is None else shown
         if not set(chosen) <= set(range(heads)):
-            raise ValueError(
-                f"shown={list(chosen)} names heads that are not there; expected 0 to {heads - 1}"
-            )
+            raise ValueError(f"shown={list(chosen)}: expected numbers of heads, 0 to {heads - 1}")
         self.shown = [int(head in chosen) for head in range(heads)]
 
     def state(self) -> dict[str, Any]:

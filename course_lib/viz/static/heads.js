@@ -23,7 +23,7 @@ function strongest(data, head, query) {
 
 function picker(bar, model, set, title, names, state) {
   if (names.length < 2) return;
-  const label = node("label", {}, `${title} `), list = node("select", { class: `course-${state}` });
+  const label = node("label", {}, `${title} `), list = node("select", { class: `course-pick-${state}` });
   names.forEach((name, index) => list.append(node("option", { value: index }, name)));
   list.value = String(model.get(state));
   list.addEventListener("change", () => set({ [state]: Number(list.value) }));
