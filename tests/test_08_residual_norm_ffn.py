@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,33 +131,37 @@ def plain_layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Ten
     return centred / (centred.square().mean(-1, keepdim=True) + eps).sqrt() * weight + bias
 
 
+def leaves(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The token, the weight and a bias of zeros, as autograd wants them."""
+    bias = torch.zeros_like(weight)
+    return x.clone().requires_grad_(), weight.clone().requires_grad_(), bias.requires_grad_()
+
+
 def by_grad(grad_output: Tensor, x: Tensor, weight: Tensor, eps: float = 1e-5) -> tuple[Tensor, ...]:
-    inputs = [given.clone().requires_grad_() for given in (x, weight, torch.zeros_like(weight))]
+    inputs = leaves(x, weight)
     with torch.enable_grad():
-        output = plain_layer_norm(*inputs, eps)  # type: ignore[call-arg]
+        output = plain_layer_norm(*inputs, eps=eps)
     return torch.autograd.grad(output, inputs, grad_output)
 
 
 def by_backward(grad_output: Tensor, x: Tensor, weight: Tensor, eps: float = 1e-5) -> tuple[Any, ...]:
-    inputs = [given.clone().requires_grad_() for given in (x, weight, torch.zeros_like(weight))]
+    inputs = leaves(x, weight)
     with torch.enable_grad():
-        plain_layer_norm(*inputs, eps).backward(grad_output)  # type: ignore[call-arg]
+        plain_layer_norm(*inputs, eps=eps).backward(grad_output)
     return tuple(given.grad for given in inputs)
 
 
 def by_vjp(grad_output: Tensor, x: Tensor, weight: Tensor, eps: float = 1e-5) -> Any:
-    _, pull = torch.func.vjp(
-        lambda x, w, b: plain_layer_norm(x, w, b, eps), x, weight, torch.zeros_like(weight)
-    )
-    return pull(grad_output)
+    normalise = partial(plain_layer_norm, eps=eps)
+    return torch.func.vjp(normalise, x, weight, torch.zeros_like(weight))[1](grad_output)
 
 
 def by_the_engine(grad_output: Tensor, x: Tensor, weight: Tensor, eps: float = 1e-5) -> Any:
     from torch.autograd.graph import _engine_run_backward as run
 
-    inputs = tuple(given.clone().requires_grad_() for given in (x, weight, torch.zeros_like(weight)))
+    inputs = leaves(x, weight)
     with torch.enable_grad():
-        output = plain_layer_norm(*inputs, eps)  # type: ignore[call-arg]
+        output = plain_layer_norm(*inputs, eps=eps)
     return run((output,), (grad_output,), False, False, inputs, False, accumulate_grad=False)
 
 

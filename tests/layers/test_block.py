@@ -1,7 +1,8 @@
 """The feed-forward layer, the block and the stack.
 
 Oracles: `nn.TransformerEncoderLayer`, `nn.TransformerDecoderLayer`, `nn.TransformerEncoder`,
-`nn.TransformerDecoder`, and a block written out by hand for what torch does not have.
+`nn.TransformerDecoder`; the layers of Llama, BERT and GPT-2 in `transformers`; and for ResiDual the paper's
+equations, written out.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from course_lib.layers.block import BlockConfig, TransformerBlock, TransformerStack
+from course_lib.layers.block import BlockConfig, Order, TransformerBlock, TransformerStack
 from course_lib.layers.feed_forward import FeedForward, gated_width
 from course_lib.layers.masks import causal_mask, padding_mask
 from course_lib.layers.norms import layer_norm, rms_norm
+from course_lib.layers.rotary import Rotary
 
 B, H, Q, K, D, D_FF = 2, 4, 5, 7, 16, 24
 SMALL: dict[str, Any] = {"atol": 1e-6, "rtol": 1e-6}
 CONFIG = BlockConfig(d_model=D, num_heads=H, d_ff=D_FF)
-ORDERS = ("pre", "post", "residual_dual")
+ORDERS: tuple[Order, ...] = ("pre", "post", "residual_dual")
 each_order = pytest.mark.parametrize("order", ORDERS)
 each_norm_first = pytest.mark.parametrize("norm_first", [False, True], ids=["post", "pre"])
 
@@ -84,7 +86,7 @@ def test_swiglu_equals_that_of_transformers() -> None:
     from transformers import LlamaConfig
     from transformers.models.llama.modeling_llama import LlamaMLP
 
-    theirs = LlamaMLP(LlamaConfig(hidden_size=D, intermediate_size=D_FF)).double()
+    theirs = LlamaMLP(LlamaConfig(hidden_size=D, intermediate_size=D_FF, num_attention_heads=H)).double()
     ours = FeedForward(D, D_FF, "swiglu", bias=False).double()
     ours.load_state_dict({name.replace("_proj", ""): value for name, value in theirs.state_dict().items()})
     torch.testing.assert_close(ours(draw(B, Q, D)), theirs(draw(B, Q, D)), **SMALL)
@@ -140,7 +142,8 @@ def test_a_decoder_block_and_its_gradients_equal_torchs_own(norm_first: bool) ->
     one = ours(x, context, causal_mask(Q), ~hidden[:, None, None, :]).hidden_states
     other = theirs(x, context, tgt_mask=~causal_mask(Q), memory_key_padding_mask=hidden)
     torch.testing.assert_close(one, other, **SMALL)
-    mine = gradients(one, [x, context, ours.cross_attention.key.weight, ours.cross_norm.bias])
+    own = dict(ours.named_parameters())
+    mine = gradients(one, [x, context, own["cross_attention.key.weight"], own["cross_norm.bias"]])
     its = gradients(other, [x, context, theirs.multihead_attn.in_proj_weight, theirs.norm2.bias])
     its[2] = its[2].chunk(3)[1]
     for left, right in zip(mine, its, strict=True):
@@ -202,11 +205,102 @@ def test_a_stack_equals_torchs_encoder_and_decoder(norm_first: bool) -> None:
         for index, its in enumerate(theirs.layers):
             ours.blocks[index] = TransformerBlock.from_torch(its)
         if norm is not None:
+            assert ours.final_norm is not None
             ours.final_norm.load_state_dict(theirs.norm.state_dict())
         expected = theirs(x, context) if kind == "decoder" else theirs(x)
         found = ours(x, context if kind == "decoder" else None)
         torch.testing.assert_close(found.hidden_states, expected, **SMALL)
         assert len(found.blocks) == 3
+
+
+# --- the block against the layers of transformers -------------------------------------------------------
+
+
+SIZES: dict[str, Any] = {"hidden_size": D, "intermediate_size": D_FF, "num_attention_heads": H}
+SIZES |= {"attn_implementation": "eager"}
+
+
+def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """The mask as transformers' layers take it: zeros and the smallest number, (1, 1, q, k)."""
+    return torch.zeros(mask.shape, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)[None, None]
+
+
+def load(ours: TransformerBlock, theirs: nn.Module, names: dict[str, str]) -> TransformerBlock:
+    """Ours with the weights of theirs; `names` maps the beginnings of their names to ours."""
+    state = {}
+    for name, value in theirs.state_dict().items():
+        start = next(start for start in names if name.startswith(f"{start}."))
+        state[names[start] + name.removeprefix(start)] = value
+    ours.load_state_dict(state)
+    return ours
+
+
+def test_a_llama_shaped_block_equals_that_of_transformers() -> None:
+    pytest.importorskip("transformers")
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
+
+    config = LlamaConfig(**SIZES, num_key_value_heads=2, rms_norm_eps=1e-6)
+    theirs = shaken(LlamaDecoderLayer(config, 0)).eval()
+    shape = replace(CONFIG, norm="rms", activation="swiglu", bias=False, num_kv_heads=2, eps=1e-6)
+    parts = {"q": "query", "k": "key", "v": "value", "o": "output"}
+    names = {f"self_attn.{one}_proj": f"attention.{other}" for one, other in parts.items()}
+    names |= {f"mlp.{part}_proj": f"feed_forward.{part}" for part in ("gate", "up", "down")}
+    names |= {"input_layernorm": "attention_norm", "post_attention_layernorm": "feed_forward_norm"}
+    ours = load(TransformerBlock(shape), theirs, names)
+    x, mask = draw(B, Q, D, dtype=torch.float32), causal_mask(Q)
+    turned = LlamaRotaryEmbedding(config)(x, torch.arange(Q)[None])
+    expected = theirs(x, attention_mask=additive(mask, x.dtype), position_embeddings=turned)
+    found = ours(x, mask=mask, rotate=Rotary(D // H).rotate).hidden_states
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(gradients(found, [x])[0], gradients(expected, [x])[0], atol=1e-4, rtol=1e-4)
+
+
+def test_a_bert_shaped_block_equals_that_of_transformers() -> None:
+    pytest.importorskip("transformers")
+    from transformers import BertConfig
+    from transformers.models.bert.modeling_bert import BertLayer
+
+    theirs = shaken(BertLayer(BertConfig(**SIZES))).double().eval()
+    names = {f"attention.self.{part}": f"attention.{part}" for part in ("query", "key", "value")}
+    names |= {"attention.output.dense": "attention.output", "attention.output.LayerNorm": "attention_norm"}
+    names |= {"intermediate.dense": "feed_forward.up", "output.dense": "feed_forward.down"}
+    names |= {"output.LayerNorm": "feed_forward_norm"}
+    ours = load(TransformerBlock(replace(CONFIG, order="post", eps=1e-12)).double(), theirs, names)
+    x = draw(B, Q, D)
+    expected = theirs(x)
+    expected = expected[0] if isinstance(expected, tuple) else expected
+    torch.testing.assert_close(ours(x).hidden_states, expected, **SMALL)
+
+
+def test_a_gpt2_shaped_block_equals_that_of_transformers() -> None:
+    pytest.importorskip("transformers")
+    from transformers import GPT2Config
+    from transformers.models.gpt2.modeling_gpt2 import GPT2Block
+
+    options: dict[str, Any] = {"n_embd": D, "n_head": H, "n_inner": D_FF, "attn_implementation": "eager"}
+    config = GPT2Config(**options)
+    theirs = shaken(GPT2Block(config, layer_idx=0)).double().eval()
+    ours = TransformerBlock(replace(CONFIG, activation="gelu_tanh")).double()
+    attention, feed_forward = ours.attention, ours.feed_forward
+    packed = (attention.query, attention.key, attention.value)
+    with torch.no_grad():  # GPT-2 keeps its matrices transposed, and the first three in one
+        for layer, weight, bias in zip(
+            packed, theirs.attn.c_attn.weight.chunk(3, 1), theirs.attn.c_attn.bias.chunk(3), strict=True
+        ):
+            layer.weight.copy_(weight.T), layer.bias.copy_(bias)
+        for layer, its in (
+            (attention.output, theirs.attn.c_proj),
+            (feed_forward.up, theirs.mlp.c_fc),
+            (feed_forward.down, theirs.mlp.c_proj),
+        ):
+            layer.weight.copy_(its.weight.T), layer.bias.copy_(its.bias)
+    ours.attention_norm.load_state_dict(theirs.ln_1.state_dict())
+    ours.feed_forward_norm.load_state_dict(theirs.ln_2.state_dict())
+    x, mask = draw(B, Q, D), causal_mask(Q)
+    expected = theirs(x, attention_mask=additive(mask, x.dtype))
+    expected = expected[0] if isinstance(expected, tuple) else expected
+    torch.testing.assert_close(ours(x, mask=mask).hidden_states, expected, **SMALL)
 
 
 # --- what torch does not have ---------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from course_lib.layers.norms import LayerNorm, RMSNorm, layer_norm, layer_norm_backward, rms_norm
 
-CLOSE: dict[torch.dtype, dict[str, float]] = {
+CLOSE: dict[torch.dtype, dict[str, Any]] = {
     torch.float32: {"atol": 1e-6, "rtol": 1e-6},
     torch.float64: {"atol": 1e-12, "rtol": 1e-12},
     # torch multiplies by the weight before it rounds, Llama after; ours is torch's order.
@@ -129,7 +129,7 @@ def test_layer_norm_forgets_shift_and_scale_and_rms_norm_scale_alone(
     width: int, factor: float, shift: float, seed: int
 ) -> None:
     hidden_states = torch.randn(3, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    close = {"atol": 1e-8, "rtol": 1e-6}
+    close: dict[str, Any] = {"atol": 1e-8, "rtol": 1e-6}
     torch.testing.assert_close(
         layer_norm(factor * hidden_states + shift, eps=0.0), layer_norm(hidden_states, eps=0.0), **close
     )
