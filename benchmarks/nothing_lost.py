@@ -89,14 +89,14 @@ def look(out: Path) -> dict[tuple[str, str], str]:
     return {(key, exercise): json.dumps(rest) for key, exercise, *rest in found}
 
 
-def leftovers(before: set[int]) -> list[str]:
-    """Processes of the grader that are there still; they have five seconds to end."""
+def leftovers(folder: Path) -> list[str]:
+    """Processes of this program's graders that are there still; they have five seconds to end."""
     deadline = time.monotonic() + 5
     while True:
         found = []
         for process in psutil.process_iter(["pid", "cmdline"]):
             words = " ".join(process.info["cmdline"] or [])
-            if process.info["pid"] not in before and "course_lib.grading" in words:
+            if process.pid != os.getpid() and str(folder) in words:
                 found.append(f"{process.info['pid']} {words[:80]}")
         if not found or time.monotonic() > deadline:
             return found
@@ -120,7 +120,6 @@ def main() -> int:
         (folder / "scratch").mkdir()
         bundle = make_bundle(ROOT, [CHAPTER], folder / "bundle")
         expected = hand_in(folder / "in", given.submissions)
-        before = {process.pid for process in psutil.process_iter()}
         kept: dict[tuple[str, str], str] = {}
         kills = 0
         while kills < given.kills:
@@ -136,7 +135,7 @@ def main() -> int:
                 os.kill(process.pid, signal.SIGKILL)
                 process.wait()
                 kills += 1
-            problems += [f"after kill {kills}, left running: {line}" for line in leftovers(before)]
+            problems += [f"after kill {kills}, left running: {line}" for line in leftovers(folder)]
             now = look(folder / "out")
             changed = [key for key, value in kept.items() if now.get(key) != value]
             problems += [f"after kill {kills}, a mark changed or went: {key}" for key in changed]
@@ -152,7 +151,7 @@ def main() -> int:
             f"in the last run, a mark changed: {key}" for key, value in kept.items() if now.get(key) != value
         ]
         problems += judged(folder / "out", expected)
-        scratch = sorted(path.name for path in (folder / "scratch").iterdir())
+        scratch = sorted(path.name for path in (folder / "scratch").glob("course-*"))
         problems += [f"left lying about: {name}" for name in scratch]
         print(f"{kills} kills, {len(expected)} submissions, {len(now)} marks")
     for problem in problems:
