@@ -448,10 +448,10 @@ def judge_notebook(raw: bytes, base: Base, applied: set[str] | None, grade: Grad
         require_alone(raw, base, extracted)
     if grade:
         require_marks(grade(base.chapter, extracted.answers), base, extracted)
-    graded = ", and graded" if grade else ""
+    graded = "graded: " if grade else ""
     if extracted.problem:
-        return "refused: " + re.sub(r"[\d,]*\d", "#", extracted.problem) + graded
-    return ("read, with notes" if extracted.notes else "read") + graded
+        return f"{graded}refused: " + re.sub(r"[\d,]*\d", "#", extracted.problem)
+    return graded + ("read, with notes" if extracted.notes else "read")
 
 
 def require_sentence(text: str) -> None:

@@ -149,7 +149,7 @@ def half_solved(fuzzer: ModuleType) -> tuple[Any, bytes]:
 def test_a_wrong_mark_is_noticed(fuzzer: ModuleType) -> None:
     base, raw = half_solved(fuzzer)
     right = {grade_id: (2 if grade_id == SDPA else 0, 2) for grade_id in base.starters}
-    assert fuzzer.judge_notebook(raw, base, set(), lambda *given: right) == "read, and graded"
+    assert fuzzer.judge_notebook(raw, base, set(), lambda *given: right) == "graded: read"
     other = next(grade_id for grade_id in base.starters if grade_id != SDPA)
     for wrong, words in (
         (right | {SDPA: (0, 2)}, "is solved and got 0 of 2"),
@@ -166,4 +166,4 @@ def test_a_wrong_mark_is_noticed(fuzzer: ModuleType) -> None:
 def test_a_notebook_is_graded_in_the_sandbox(fuzzer: ModuleType) -> None:
     base, raw = half_solved(fuzzer)
     with fuzzer.sandboxed() as grade:
-        assert fuzzer.judge_notebook(raw, base, set(), grade) == "read, and graded"
+        assert fuzzer.judge_notebook(raw, base, set(), grade) == "graded: read"
