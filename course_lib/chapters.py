@@ -62,7 +62,13 @@ CHAPTERS: tuple[Chapter, ...] = (
         builds=("course_lib.layers.attention", "course_lib.layers.masks", "course_lib.layers.chunked"),
         open=True,
     ),
-    Chapter("07_multi_head_attention", "Multi-head attention", "split, attend, merge, project; MQA and GQA"),
+    Chapter(
+        "07_multi_head_attention",
+        "Multi-head attention",
+        "split, attend, merge, project; MQA and GQA",
+        builds=("course_lib.layers.multi_head",),
+        open=True,
+    ),
     Chapter(
         "08_residual_norm_ffn",
         "Residuals, norms, feed-forward",
