@@ -54,7 +54,13 @@ CHAPTERS: tuple[Chapter, ...] = (
         open=True,
     ),
     Chapter("04_embeddings", "Embeddings", "lookup as a product, word2vec, static against contextual"),
-    Chapter("05_positional_encoding", "Positional encoding", "sinusoidal, learned, relative, RoPE, ALiBi"),
+    Chapter(
+        "05_positional_encoding",
+        "Positional encoding",
+        "sinusoidal, learned, relative, RoPE, ALiBi",
+        builds=("course_lib.layers.positions", "course_lib.layers.rotary", "course_lib.layers.relative"),
+        open=True,
+    ),
     Chapter(
         "06_attention",
         "Attention",

@@ -1,9 +1,10 @@
 """One small writer of stories with every positional scheme: trained on 64 words, read on 256.
 
-    python -m course_lib.recipes.positions
+    python -m course_lib.recipes.positions [SCHEME …]
 
-trains each scheme with each seed, one after another (about half a minute each on one calm core), and writes
-the losses to `data/05_extrapolation.json`. The lesson loads them, and trains two of the schemes itself.
+trains the schemes, all by default, with each seed, one after another (about half a minute each on one calm
+core), and writes the losses into `data/05_extrapolation.json` after each scheme. The lesson loads them, and
+trains two of the schemes itself.
 
 Axes: b batch, n positions, d width of the model.
 """
@@ -12,7 +13,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
@@ -22,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from course_lib.atomic import write_text
 from course_lib.data import story_world
 from course_lib.device import set_seed
 from course_lib.layers.masks import causal_mask
@@ -128,6 +131,10 @@ def attention_of(scheme: str, config: Config) -> nn.Module:
     return MultiHeadAttention(config.d_model, config.num_heads)
 
 
+# From here on all distances share the last bucket. In T5 that is 128, a quarter of the length of training, so
+# that every bucket is trained; with windows of 64 words 32 does the same, and 128 leaves buckets untouched.
+T5_DISTANCES = {"T5": 32, "T5, 128": 128}
+
 SCHEMES = (
     "none",
     "integer",
@@ -138,6 +145,7 @@ SCHEMES = (
     "Shaw",
     "Transformer-XL",
     "T5",
+    "T5, 128",
     "RoPE",
     "ALiBi",
 )
@@ -165,7 +173,8 @@ class Writer(nn.Module):
         self.feed_forward = nn.ModuleList(feed_forward(d_model) for _ in range(config.layers))
         self.norms = nn.ModuleList(nn.LayerNorm(d_model) for _ in range(config.layers + 1))
         self.predict = nn.Linear(d_model, words)
-        self.bias = RelativeBias(config.num_heads, bidirectional=False) if scheme == "T5" else None
+        distance = T5_DISTANCES.get(scheme)
+        self.bias = RelativeBias(config.num_heads, 32, distance, bidirectional=False) if distance else None
         self.rotary = Rotary(d_model // config.num_heads) if scheme == "RoPE" else None
 
     def attend(self, layer: int, hidden_states: Tensor, mask: Tensor) -> Tensor:
@@ -248,27 +257,26 @@ def results() -> dict[str, Tensor]:
     return {scheme: torch.tensor(losses) for scheme, losses in measured["losses"].items()}
 
 
-def measure(config: Config = Config()) -> Iterator[tuple[str, list[list[float]]]]:  # noqa: B008 - frozen
-    """Each scheme with its losses, one list a seed."""
-    for scheme in SCHEMES:
-        losses = [losses_by_position(train(scheme, seed, config)).tolist() for seed in SEEDS]
-        yield scheme, [[round(loss, 4) for loss in run] for run in losses]
+def measure(scheme: str, config: Config = Config()) -> list[list[float]]:  # noqa: B008 - frozen
+    """A scheme's losses, one list a seed."""
+    runs = [losses_by_position(train(scheme, seed, config)).tolist() for seed in SEEDS]
+    return [[round(loss, 4) for loss in run] for run in runs]
 
 
-def main() -> None:
-    """Train everything and write the file."""
+def main(schemes: Sequence[str]) -> None:
+    """Train these schemes, and put their losses into the file among those that are there."""
     torch.set_num_threads(1)
     config = Config()
-    measured: dict[str, list[list[float]]] = {}
-    for scheme, losses in measure(config):
-        measured[scheme] = losses
-        mean = torch.tensor(losses).mean(dim=0)
+    losses = json.loads(RESULTS.read_text(encoding="utf-8"))["losses"] if RESULTS.exists() else {}
+    for scheme in schemes:
+        losses[scheme] = measure(scheme, config)
+        mean = torch.tensor(losses[scheme]).mean(dim=0)
         inside = mean[: config.trained // config.bin].mean()
         print(f"{scheme:>15}: up to {config.trained} words {inside:.3f}, the last {mean[-1]:.3f}", flush=True)
-    content = {"trained": config.trained, "bin": config.bin, "seeds": len(SEEDS), "losses": measured}
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(content) + "\n", encoding="utf-8")
+        ordered = {name: losses[name] for name in SCHEMES if name in losses}
+        content = {"trained": config.trained, "bin": config.bin, "seeds": len(SEEDS), "losses": ordered}
+        write_text(RESULTS, json.dumps(content) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:] or SCHEMES)
