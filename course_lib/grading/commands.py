@@ -197,6 +197,8 @@ def grade(
 
     Example: course grade submissions.zip --bundle week6/bundle --out week6/marks
     """
+    # jsonschema, which nbformat imports, would build a grammar of web addresses: a second, for nothing here.
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     from .run import Options, grade_submissions, parse_due
 
     try:

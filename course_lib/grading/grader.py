@@ -17,6 +17,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -36,11 +37,42 @@ PREFIX = "course-grading-"
 UNTOUCHED = Raised("NotImplementedError", "")
 
 
+class Staging:
+    """The copies of the library that learners' processes read, one for each chapter, made when asked for."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self._lock = threading.Lock()
+        self._folder: Path | None = None
+
+    def library(self, assignment: Assignment) -> Path:
+        """The copy for this chapter: without what its exercises forbid."""
+        with self._lock:
+            if self._folder is None:
+                _sweep()
+                self._folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
+                # Learners' users pass through it.
+                self._folder.chmod(0o755)
+            library = self._folder / assignment.chapter
+            if not library.is_dir():
+                stage_library(self.bundle.library, library)
+                answers = shared([question.cut for question in assignment.questions])
+                cut(library, answers, context_cells(assignment.pristine))
+            return library
+
+    def close(self) -> None:
+        """Remove the copies."""
+        with self._lock:
+            if self._folder:
+                shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+
 class Grader:
     """Grades one submission at a time; use one for each thread, and leave it in the thread that entered it.
 
     bundle: what was released. isolation: as for `sandbox.Worker`. limits: of one exercise's process.
-    oracle: where several graders share one; else the grader has its own.
+    oracle, staging: where several graders share them; else the grader has its own.
     """
 
     def __init__(
@@ -50,21 +82,18 @@ class Grader:
         isolation: str = "auto",
         limits: Limits | None = None,
         oracle: Oracle | None = None,
+        staging: Staging | None = None,
     ) -> None:
         self.bundle = bundle
         self.isolation = isolation
         self.limits = limits
         self.oracle = oracle or Oracle(bundle.library)
-        self._owns_oracle = oracle is None
+        self.staging = staging or Staging(bundle)
+        self._owns_oracle, self._owns_staging = oracle is None, staging is None
         self._worker: tuple[str, Worker] | None = None
-        self._folder: Path | None = None
         self._times: tuple[Draw, tuple[float, ...]] | None = None
 
     def __enter__(self) -> Self:
-        _sweep()
-        self._folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
-        # Learners' processes read their library below it.
-        self._folder.chmod(0o755)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -76,9 +105,9 @@ class Grader:
             self._worker[1].close()
         if self._owns_oracle:
             self.oracle.close()
-        if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
-        self._worker = self._folder = None
+        if self._owns_staging:
+            self.staging.close()
+        self._worker = None
 
     def grade(self, chapter: str, answers: Mapping[str, str], seed: int) -> tuple[Mark, ...]:
         """A mark for every exercise of the chapter, in order; never raises for what the answers do.
@@ -132,12 +161,7 @@ class Grader:
         if self._worker:
             self._worker[1].close()
             self._worker = None
-        assert self._folder is not None, "enter the grader first"
-        library = self._folder / assignment.chapter
-        if not library.is_dir():
-            stage_library(self.bundle.library, library)
-            answers = shared([question.cut for question in assignment.questions])
-            cut(library, answers, context_cells(assignment.pristine))
+        library = self.staging.library(assignment)
         worker = Worker(library, self.limits, self.isolation, assignment.preload)
         worker.__enter__()
         self._worker = (assignment.chapter, worker)

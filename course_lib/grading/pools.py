@@ -20,7 +20,7 @@ from typing import Any, Protocol, Self
 from .bundle import Bundle
 from .confine import Limits
 from .decide import Mark, ungraded
-from .grader import Grader
+from .grader import Grader, Staging
 from .oracle import Oracle
 from .sandbox import NoIsolation
 
@@ -65,6 +65,7 @@ class LocalPool:
         self._isolation = isolation
         self._limits = limits
         self._oracle = Oracle(bundle.library, gpu)
+        self._staging = Staging(bundle)
         self._mine = threading.local()
         self._graders: list[Grader] = []
         self._threads = futures.ThreadPoolExecutor(size, thread_name_prefix="grader")
@@ -82,6 +83,7 @@ class LocalPool:
             grader.close()
         self._oracle.close()
         self._threads.shutdown(wait=True, cancel_futures=True)
+        self._staging.close()
 
     def submit(self, job: Job) -> None:
         """Begin a job."""
