@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,16 +35,32 @@ def time_limit(seconds: float) -> Iterator[None]:
             wait = 1.0
 
     watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
     try:
-        try:
-            yield
-        finally:
-            finished.set()
-            watcher.join()
+        with _interruptible():
+            watcher.start()
+            try:
+                yield
+            finally:
+                finished.set()
+                watcher.join()
     except KeyboardInterrupt:
         if fired.is_set():
             raise TimeLimitReached from None
         raise
     if fired.is_set():
         raise TimeLimitReached
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Interrupts arrive, also where the process was started with them ignored, as a shell's `&` does."""
+    before = signal.getsignal(signal.SIGINT)
+    if callable(before):
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        # None stands for a handler that Python did not set, and cannot set again.
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from course_lib.checks.engine import evaluate
 from course_lib.checks.exercise import Case, Exercise, Misconception, Tolerance
 from course_lib.checks.guard import ForbiddenCall, forbid
+from course_lib.checks.limits import TimeLimitReached, time_limit
 from course_lib.checks.probes import tensor
 from course_lib.checks.registry import UnknownExercise, get
 
@@ -169,6 +171,18 @@ def test_a_loop_that_swallows_the_interrupt_once_is_stopped_all_the_same() -> No
             pass
 
     assert evaluate(replace(TINY, seconds=0.2), answer).status == "timeout"
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL])
+def test_the_time_limit_holds_where_interrupts_were_ignored(handler: signal.Handlers) -> None:
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with pytest.raises(TimeLimitReached), time_limit(0.1):
+            while True:
+                pass
+        assert signal.getsignal(signal.SIGINT) == handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_memory_that_is_not_there_gets_its_own_sentence() -> None:
