@@ -53,7 +53,13 @@ CHAPTERS: tuple[Chapter, ...] = (
         builds=("course_lib.tokenizers",),
         open=True,
     ),
-    Chapter("04_embeddings", "Embeddings", "lookup as a product, word2vec, static against contextual"),
+    Chapter(
+        "04_embeddings",
+        "Embeddings",
+        "lookup as a product, word2vec, static against contextual",
+        builds=("course_lib.models.word2vec", "course_lib.models.sentence_encoder"),
+        open=True,
+    ),
     Chapter(
         "05_positional_encoding",
         "Positional encoding",

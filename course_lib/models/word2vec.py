@@ -24,6 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+TOO_LONG = 1e4  # No entry of a vector comes near it, unless the steps are too large.
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -151,9 +153,10 @@ class Word2VecConfig:
     """How to train.
 
     window: the farthest that a centre may reach. negatives: for each pair. subsample: the frequency from
-    which on words are thinned out, 0 for never. lr: falls linearly to a thousandth of itself. block: centres that
-    share their negatives. blocks: how many of them make one step; the gradients of a step are summed, so with
-    too many of them the frequent words overshoot.
+    which on words are thinned out, 0 for never. lr: falls linearly to a thousandth of itself. block: centres
+    that share their negatives. blocks: how many of them make one step, in which gradients are summed.
+    most_pairs: the pairs of one step that a word is moved by; it is moved no further by more of them, because
+    pulls that do not know of one another overshoot.
     """
 
     d_model: int = 64
@@ -164,7 +167,8 @@ class Word2VecConfig:
     epochs: int = 10
     lr: float = 0.025
     block: int = 32
-    blocks: int = 8
+    blocks: int = 16
+    most_pairs: float = 200.0
 
 
 def train_word2vec(
@@ -179,12 +183,17 @@ def train_word2vec(
 
     The centres of a block share `block` negatives, each with the weight negatives / block for each pair, and
     none where it is the pair's own neighbour: the gradient is that of `negatives` drawn for each pair, in the
-    mean. Raises ValueError where the corpus is shorter than one block.
+    mean. Raises ValueError where the steps are so large that the vectors grow without end.
     """
     config = config or Word2VecConfig()
     trainer = _Trainer(corpus, config, seed, torch.device(device))
     for epoch in tqdm(range(config.epochs), desc="word2vec", disable=not progress):
         trainer.run_epoch(epoch)
+        if not trainer.centre.abs().amax() < TOO_LONG:  # NaN is not below it, either
+            raise ValueError(
+                f"the vectors overflowed in epoch {epoch + 1}: frequent words overshoot with lr={config.lr} "
+                f"and most_pairs={config.most_pairs:g}; lower one of the two"
+            )
     return WordVectors(corpus.names, trainer.centre.cpu(), trainer.outside.cpu())
 
 
@@ -236,8 +245,22 @@ class _Trainer:
         pull = F.pad(near, (0, config.block))
         push = F.pad(times, (near.shape[-1], 0))
         _, of_centres, of_outside = block_gradients(self.centre[centres], self.outside[outside], pull, push)
-        self.centre.index_add_(0, centres.flatten(), of_centres.flatten(0, 1), alpha=-lr)
-        self.outside.index_add_(0, outside.flatten(), of_outside.flatten(0, 1), alpha=-lr)
+        pairs = pull + push
+        self._descend(
+            self.centre, centres.flatten(), of_centres.flatten(0, 1), pairs.sum(dim=2).flatten(), lr
+        )
+        self._descend(
+            self.outside, outside.flatten(), of_outside.flatten(0, 1), pairs.sum(dim=1).flatten(), lr
+        )
+
+    def _descend(self, table: Tensor, rows: Tensor, gradients: Tensor, pairs: Tensor, lr: float) -> None:
+        """Add up the steps of equal rows; those of more than `most_pairs` pairs are shortened to as many.
+
+        rows: (n,), the row that each of the gradients (n, d) is for; pairs: (n,), how many are summed in it.
+        """
+        together = torch.zeros(len(table), device=self.device).index_add_(0, rows, pairs)
+        shorter = (self.config.most_pairs / together).clamp(max=1.0)
+        table.index_add_(0, rows, gradients.mul_(shorter[rows, None]), alpha=-lr)
 
     def _neighbours(self, documents: Tensor, own: Tensor) -> Tensor:
         """1 where a word is within a centre's drawn reach and in its document: (b, t, t + 2 · window)."""
