@@ -58,7 +58,7 @@ def points(out: Path) -> dict[str, float | None]:
 
 
 def test_a_worker_is_killed_and_nothing_is_lost(bundle: Bundle, submissions: Path, tmp_path: Path) -> None:
-    killed = []
+    killed: list[int] = []
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
     ) as cluster:
