@@ -1070,7 +1070,7 @@ SENSES = Exercise(
 
 # --- embeddings/analogies ----------------------------------------------------------------------
 
-ROLES, SHOWN, SENTENCES = 10, 4, 1500
+RANKS, FORMS, SHOWN, SENTENCES = 8, 4, 3, 1800
 
 
 def analogy_cases(rng: np.random.Generator) -> Iterator[Case]:
@@ -1080,34 +1080,36 @@ def analogy_cases(rng: np.random.Generator) -> Iterator[Case]:
 
 
 def _analogy_case(rng: np.random.Generator, name: str, hidden: bool = False) -> Case:
-    """Sentences around a person who has a role and a gender, with words that go with each, and others.
+    """Sentences around a word that has a rank and a form, with words that go with each, and others.
 
-    Of some roles both words stand in the questions. Of the others never two that belong together: what the
-    questions alone tell is not enough to answer them.
+    With four forms the word nearest to one of them is seldom the one that is asked for. The steps are shown on
+    some ranks and asked for on others, so that the questions alone are not enough to answer them.
     """
-    groups = {"person": 2 * ROLES, "role": 4 * ROLES, "gender": 8, "filler": 24}
+    groups = {"word": RANKS * FORMS, "rank": 4 * RANKS, "form": 4 * FORMS, "filler": 24}
     num_words = sum(groups.values())
     numbers = iter(np.split(rng.permutation(num_words), np.cumsum(list(groups.values()))[:-1]))
-    person, of_role, of_gender, filler = (next(numbers) for _ in groups)
-    person, of_role, of_gender = person.reshape(ROLES, 2), of_role.reshape(ROLES, 4), of_gender.reshape(2, 4)
-    role, gender = rng.integers(0, ROLES, size=SENTENCES), rng.integers(0, 2, size=SENTENCES)
+    word, of_rank, of_form, filler = (next(numbers) for _ in groups)
+    word, of_rank, of_form = word.reshape(RANKS, FORMS), of_rank.reshape(RANKS, 4), of_form.reshape(FORMS, 4)
+    rank, form = (rng.integers(0, count, size=SENTENCES) for count in (RANKS, FORMS))
     falling = 1 / np.arange(1, 25)
     others = rng.choice(filler, size=(SENTENCES, 2), p=falling / falling.sum())
     rows = np.arange(SENTENCES)[:, None]
     columns = [
-        person[role, gender][:, None],
-        of_role[role][rows, rng.integers(0, 4, size=(SENTENCES, 2))],
-        of_gender[gender][rows, rng.integers(0, 4, size=(SENTENCES, 3))],
+        word[rank, form][:, None],
+        of_rank[rank][rows, rng.integers(0, 4, size=(SENTENCES, 2))],
+        of_form[form][rows, rng.integers(0, 4, size=(SENTENCES, 3))],
         others,
     ]
     sentences = rng.permuted(np.concatenate(columns, axis=1), axis=1)
     asked = [
-        (person[known, g], person[known, 1 - g], person[other, g], person[other, 1 - g])
+        (word[known, one], word[known, two], word[other, one], word[other, two])
         for known in range(SHOWN)
-        for other in range(SHOWN, ROLES)
-        for g in (0, 1)
+        for other in range(SHOWN, RANKS)
+        for one in range(FORMS)
+        for two in range(FORMS)
+        if one != two
     ]
-    table = np.array(asked, dtype=np.int64)[rng.permutation(len(asked))]
+    table = np.array(asked, dtype=np.int64)[rng.permutation(len(asked))[:80]]
     inputs = {
         "sentences": sentences.astype(np.int64),
         "num_words": num_words,
@@ -1124,46 +1126,33 @@ def _fourth_words(vectors: Tensor, questions: Tensor, step: float = 1.0) -> Tens
     return cosines.scatter(1, questions, -9.0).argmax(dim=1)
 
 
-def _train(
-    sentences: Tensor,
-    num_words: int,
-    *,
-    negatives: int = 5,
-    power: float = 0.75,
-    epochs: int = 5,
-    d_model: int = 32,
-) -> Tensor:
-    """Skip-gram over whole sentences, with autograd and Adam: (num_words, d_model)."""
-    device = sentences.device
-    places = [(i, j) for i in range(sentences.shape[1]) for j in range(sentences.shape[1]) if i != j]
-    pairs = sentences[:, torch.tensor(places, device=device)].reshape(-1, 2)
-    noise = torch.bincount(sentences.flatten(), minlength=num_words).float() ** power
-    centre = (0.3 * torch.randn(num_words, d_model, device=device)).requires_grad_()
-    outside = torch.zeros(num_words, d_model, device=device, requires_grad=True)
-    optimizer = torch.optim.Adam([centre, outside], lr=0.03)
-    for _ in range(epochs):
-        for batch in pairs[torch.randperm(len(pairs), device=device)].split(4096):
-            drawn = torch.multinomial(noise, len(batch) * max(1, negatives), replacement=True)
-            pull = (centre[batch[:, 0]] * outside[batch[:, 1]]).sum(-1)
-            push = torch.einsum("bd,bkd->bk", centre[batch[:, 0]], outside[drawn.view(len(batch), -1)])
-            loss = -F.logsigmoid(pull).mean()
-            if negatives:
-                loss = loss - F.logsigmoid(-push).sum(-1).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    return centre.detach()
-
-
-def _reference_analogies(sentences: Tensor, num_words: int, questions: Tensor) -> Tensor:
-    return _fourth_words(_train(sentences, num_words), questions)
-
-
 def _together(sentences: Tensor, num_words: int) -> Tensor:
     """How often two words share a sentence, at two places: (num_words, num_words)."""
     present = torch.zeros(len(sentences), num_words, device=sentences.device)
     present.scatter_add_(1, sentences, torch.ones_like(sentences, dtype=present.dtype))
     return present.T @ present - torch.diag(present.sum(dim=0))
+
+
+def _trained(sentences: Tensor, num_words: int, negatives: int = 5) -> Tensor:
+    """Skip-gram on all pairs at once, with every word a negative by its share of the noise: (v, 32)."""
+    together = _together(sentences, num_words)
+    pull = together / together.sum(dim=1, keepdim=True)
+    noise = together.sum(dim=1) ** 0.75
+    push = negatives * noise / noise.sum()
+    centre, outside = 0.1 * torch.randn(2, num_words, 32, device=sentences.device)
+    for _ in range(300):
+        errors = (pull + push) * (centre @ outside.T).sigmoid() - pull
+        centre, outside = centre - 0.5 * errors @ outside, outside - 0.5 * errors.T @ centre
+    return centre
+
+
+def _completing(step: float = 1.0, negatives: int = 5) -> Callable[..., Tensor]:
+    """An answer with at most one thing wrong; by default nothing is."""
+
+    def complete_analogies(sentences: Tensor, num_words: int, questions: Tensor) -> Tensor:
+        return _fourth_words(_trained(sentences, num_words, negatives), questions, step)
+
+    return complete_analogies
 
 
 def _analogies_by_counting(sentences: Tensor, num_words: int, questions: Tensor) -> Tensor:
@@ -1175,17 +1164,25 @@ def _analogies_by_counting(sentences: Tensor, num_words: int, questions: Tensor)
     return _fourth_words(left[:, :24] * spread[:24].sqrt(), questions)
 
 
-def _analogies_by_plain_descent(sentences: Tensor, num_words: int, questions: Tensor) -> Tensor:
-    """All pairs at once, gradients by hand, and every word a negative by its share of the noise."""
-    together = _together(sentences, num_words)
-    pull = together / together.sum(dim=1, keepdim=True)
-    noise = together.sum(dim=1) ** 0.75
-    push = 5 * noise / noise.sum()
-    centre, outside = 0.1 * torch.randn(2, num_words, 32, device=sentences.device)
-    for _ in range(300):
-        errors = (pull + push) * (centre @ outside.T).sigmoid() - pull
-        centre, outside = centre - 0.5 * errors @ outside, outside - 0.5 * errors.T @ centre
-    return _fourth_words(centre, questions)
+def _analogies_by_batches(sentences: Tensor, num_words: int, questions: Tensor) -> Tensor:
+    """Batches of pairs with drawn negatives, autograd and Adam."""
+    device, length = sentences.device, sentences.shape[1]
+    places = [(i, j) for i in range(length) for j in range(length) if i != j]
+    pairs = sentences[:, torch.tensor(places, device=device)].reshape(-1, 2)
+    noise = torch.bincount(sentences.flatten(), minlength=num_words).float() ** 0.75
+    centre = (0.3 * torch.randn(num_words, 32, device=device)).requires_grad_()
+    outside = torch.zeros(num_words, 32, device=device, requires_grad=True)
+    optimizer = torch.optim.Adam([centre, outside], lr=0.03)
+    for _ in range(5):
+        for batch in pairs[torch.randperm(len(pairs), device=device)].split(4096):
+            drawn = torch.multinomial(noise, 5 * len(batch), replacement=True).view(-1, 5)
+            pull = (centre[batch[:, 0]] * outside[batch[:, 1]]).sum(-1)
+            push = torch.einsum("bd,bkd->bk", centre[batch[:, 0]], outside[drawn])
+            loss = -(F.logsigmoid(pull) + F.logsigmoid(-push).sum(-1)).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return _fourth_words(centre.detach(), questions)
 
 
 ANALOGIES = Exercise(
@@ -1196,27 +1193,24 @@ ANALOGIES = Exercise(
     difficulty=4,
     cases=analogy_cases,
     probe=probes.analogies,
-    reference=_reference_analogies,
-    also_right=(_analogies_by_counting, _analogies_by_plain_descent),
+    reference=_completing(),
+    also_right=(_analogies_by_counting, _analogies_by_batches),
     forbidden=LIBRARY,
     library="course_lib.models.word2vec:train_word2vec",
     gpu=True,
     seconds=30.0,
-    judged={"the fourth words": Score("accuracy", truth="fourth words", at_least=0.7)},
+    judged={"the fourth words": Score("accuracy", truth="fourth words", at_least=0.8)},
     misconceptions=(
         Misconception(
             "the step goes from b to a",
-            lambda sentences, num_words, questions: _fourth_words(
-                _train(sentences, num_words), questions, step=-1.0
-            ),
+            _completing(step=-1.0),
             "*a is to b as c is to d*: the step from a to b is b − a, and it is added to c.",
         ),
         Misconception(
             "the answer is the word nearest to c",
-            lambda sentences, num_words, questions: _fourth_words(
-                _train(sentences, num_words), questions, step=0.0
-            ),
-            "The words nearest to c are like c in both respects. Add the step from a to b first: b − a + c.",
+            _completing(step=0.0),
+            "The word nearest to c is like c in one respect or the other, and there are several such words. The step from a to "
+            "b says in which respect to change it, and how: b − a + c.",
         ),
         Misconception(
             "the vectors are not trained",
@@ -1228,9 +1222,7 @@ ANALOGIES = Exercise(
         ),
         Misconception(
             "training has no negatives",
-            lambda sentences, num_words, questions: _fourth_words(
-                _train(sentences, num_words, negatives=0), questions
-            ),
+            _completing(negatives=0),
             "With neighbours alone the loss falls to 0 by making all vectors one and the same. Negatives push words apart "
             "that do not belong together.",
         ),

@@ -218,6 +218,8 @@ class _Trainer:
         """One pass over the text, thinned out anew, its blocks in random order."""
         config = self.config
         kept = torch.rand(self.ids.shape, generator=self.generator, device=self.device) < self.keep[self.ids]
+        if not kept.any():  # A few words, all of them frequent.
+            return
         words, documents = self._blocks(self.ids[kept], 0), self._blocks(self.documents[kept], -1)
         order = torch.randperm(len(words), generator=self.generator, device=self.device)
         for start in range(0, len(order), config.blocks):
