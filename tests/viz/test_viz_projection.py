@@ -73,9 +73,9 @@ def test_the_map_fills_its_frame_and_points_up_is_up() -> None:
     ],
 )
 def test_what_does_not_fit_is_named(change: dict[str, Any], told: str) -> None:
-    given = {"words": WORDS, "vectors": VECTORS, "groups": GROUPS, "alt": ALT} | change
+    arguments: dict[str, Any] = {"words": WORDS, "vectors": VECTORS, "groups": GROUPS, "alt": ALT}
     with pytest.raises(ValueError, match=told):
-        WordMap(**given)
+        WordMap(**arguments | change)
 
 
 def test_too_many_words_or_groups_are_refused() -> None:
