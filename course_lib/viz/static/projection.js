@@ -43,6 +43,11 @@ function legend(names) {
   return list;
 }
 
+// Wide characters take two columns, so that a Chinese word gets the room it needs.
+const columns = (text) => Array.from(text).reduce((sum, c) => sum + (c.codePointAt(0) > 0x2e7f ? 2 : 1), 0);
+
+const overlaps = (one, other) => one[0] < other[2] && other[0] < one[2] && one[1] < other[3] && other[1] < one[3];
+
 function matches(words, text) {
   const wanted = text.trim().toLowerCase();
   if (!wanted) return [];
@@ -108,15 +113,25 @@ function render({ model, el }) {
     draw();
   }
 
-  function write(index, main = false) {
-    const [x, y] = at(index), right = x > WIDTH - 80;
-    shape(labels, "text", { class: `course-label${main ? " course-main" : ""}`, x: x + (right ? -7 : 7), y: y + 4,
-      "text-anchor": right ? "end" : "start" }, words[index]);
+  // Beside its point, on the side where no other label is; a label with no room anywhere is left out.
+  function write(index, taken, main = false) {
+    const [x, y] = at(index), width = (main ? 8 : 6.4) * columns(words[index]), height = main ? 15 : 12;
+    const sides = [["start", x + 7, y], ["end", x - 7, y], ["middle", x, y - 12], ["middle", x, y + 13]];
+    for (const [anchor, across, down] of sides) {
+      const left = across - { start: 0, middle: width / 2, end: width }[anchor];
+      const box = [left, down - height / 2, left + width, down + height / 2];
+      const inside = box[0] >= 0 && box[2] <= WIDTH && box[1] >= 0 && box[3] <= HEIGHT;
+      if (!inside || taken.some((other) => overlaps(box, other))) continue;
+      taken.push(box);
+      shape(labels, "text", { class: `course-label${main ? " course-main" : ""}`, x: across, y: down + 4,
+        "text-anchor": anchor }, words[index]);
+      return;
+    }
   }
 
   function draw() {
     const index = chosen(), found = matches(words, model.get("search"));
-    const near = index >= 0 ? nearest(index) : [], bright = new Set([...found, ...near.map(([word]) => word), index]);
+    const taken = [], near = index >= 0 ? nearest(index) : [], bright = new Set([...found, ...near.map(([word]) => word), index]);
     svg.classList.toggle("course-dim", found.length > 0 || index >= 0);
     points.forEach((point, word) => {
       const [x, y] = at(word);
@@ -127,15 +142,15 @@ function render({ model, el }) {
     labels.replaceChildren();
     if (index >= 0) {
       const [x1, y1] = at(index);
+      shape(labels, "circle", { class: "course-ring", cx: x1, cy: y1, r: 7 });
+      write(index, taken, true);
       for (const [word] of near) {
         const [x2, y2] = at(word);
         shape(links, "line", { class: "course-link", x1, y1, x2, y2 });
-        write(word);
+        write(word, taken);
       }
-      shape(labels, "circle", { class: "course-ring", cx: x1, cy: y1, r: 7 });
-      write(index, true);
     } else {
-      found.slice(0, MOST_LABELS).forEach((word) => write(word));
+      found.slice(0, MOST_LABELS).forEach((word) => write(word, taken));
     }
     tell(index, near, found);
   }
