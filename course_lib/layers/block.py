@@ -19,6 +19,7 @@ from typing import Literal, TypeAlias
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from course_lib.layers.cache import BlockCache, KeyValueCache
 from course_lib.layers.feed_forward import Activation, FeedForward
 from course_lib.layers.multi_head import MultiHeadAttention, Rotation
 from course_lib.layers.norms import LayerNorm, RMSNorm
@@ -98,6 +99,7 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
+        self.config = config
         self.order = config.order
         self.attention_norm = config.make_norm()
         self.attention = config.make_attention()
@@ -120,12 +122,14 @@ class TransformerBlock(nn.Module):
         rotate: Rotation | None = None,
         score_bias: Tensor | None = None,
         return_weights: bool = False,
+        cache: BlockCache | None = None,
     ) -> BlockOutput:
         """hidden_states (b, q, d_model) → the same shape; context (b, k, d_model) for cross-attention.
 
         mask, context_mask: boolean, True = may attend, broadcastable to (b, h, q, q) and (b, h, q, k).
         rotate, score_bias: for self-attention alone, as `MultiHeadAttention` takes them.
         dual: ResiDual's second stream; in the first block, and when None, hidden_states itself.
+        cache: of earlier positions, which the mask's keys then include; the new ones are added to it.
         Raises ValueError when a context is given or missing against the configuration.
         """
         self._check_context(context)
@@ -136,13 +140,18 @@ class TransformerBlock(nn.Module):
             rotate=rotate,
             score_bias=score_bias,
             return_weights=return_weights,
+            cache=None if cache is None else cache.attention,
         )
         change, weights = found if isinstance(found, tuple) else (found, None)
         stream, dual = self._write(stream, dual, change, self.attention_norm)
         cross_weights = None
         if self.cross_attention is not None and self.cross_norm is not None:
             found = self.cross_attention(
-                self._read(stream, self.cross_norm), context, context_mask, return_weights=return_weights
+                self._read(stream, self.cross_norm),
+                context,
+                context_mask,
+                return_weights=return_weights,
+                cache=None if cache is None else cache.cross_attention,
             )
             change, cross_weights = found if isinstance(found, tuple) else (found, None)
             stream, dual = self._write(stream, dual, change, self.cross_norm)
@@ -249,11 +258,17 @@ class TransformerStack(nn.Module):
         rotate: Rotation | None = None,
         score_bias: Tensor | None = None,
         return_weights: bool = False,
+        cache: KeyValueCache | None = None,
     ) -> StackOutput:
-        """hidden_states (b, q, d_model) → the same shape; every block is given the same further arguments."""
+        """hidden_states (b, q, d_model) → the same shape; every block is given the same further arguments.
+
+        cache: each block gets its part. Raises ValueError where it was made for another number of layers.
+        """
+        if cache is not None and len(cache.blocks) != len(self.blocks):
+            raise ValueError(f"the cache has {len(cache.blocks)} layers; expected {len(self.blocks)}")
         outputs: list[BlockOutput] = []
         last = BlockOutput(hidden_states)
-        for block in self.blocks:
+        for index, block in enumerate(self.blocks):
             last = block(
                 last.hidden_states,
                 context,
@@ -263,6 +278,7 @@ class TransformerStack(nn.Module):
                 rotate=rotate,
                 score_bias=score_bias,
                 return_weights=return_weights,
+                cache=None if cache is None else cache.blocks[index],
             )
             outputs.append(last)
         return StackOutput(self._finish(last), tuple(outputs))

@@ -1,6 +1,6 @@
 """The feed-forward layer of a block: each token on its own, through a wider layer and back.
 
-Sources: Vaswani et al. 2017, eq. 2 (ReLU); Hendrycks & Gimpel 2016 (GELU); Shazeer 2020 (SwiGLU).
+Sources: Vaswani et al. 2017, eq. 2 (ReLU); Hendrycks & Gimpel 2016 (GELU, SiLU); Shazeer 2020 (SwiGLU).
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from typing import Literal, TypeAlias
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Activation: TypeAlias = Literal["relu", "gelu", "gelu_tanh", "swiglu"]
+Activation: TypeAlias = Literal["relu", "gelu", "gelu_tanh", "silu", "swiglu"]
 
 # "gelu_tanh" is the approximation that GPT-2 was trained with; of "swiglu" this is the gate's part.
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "silu": F.silu,
     "swiglu": F.silu,
 }
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_lib.layers.attention import check_shapes
+from course_lib.layers.cache import AttentionCache
 
 Rotation: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -85,6 +86,7 @@ class MultiHeadAttention(nn.Module):
         rotate: Rotation | None = None,
         score_bias: Tensor | None = None,
         return_weights: bool = False,
+        cache: AttentionCache | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Queries from hidden_states (b, q, d_model), keys and values from context (b, k, d_model).
 
@@ -92,14 +94,14 @@ class MultiHeadAttention(nn.Module):
         mask: boolean, True = may attend, broadcastable to (b, h, q, k); a query that sees no key gives zeros
         to the output projection. rotate: applied to the queries and the keys, (b, h or g, n, d) → the same.
         score_bias: broadcastable to (b, h, q, k), added to the scaled scores.
+        cache: keys and values of earlier calls. In self-attention those of hidden_states are appended, and k
+        counts them all; those of a context are computed at the first call and then taken from the cache.
         Returns (b, q, d_model); with return_weights also the weights before dropout, (b, h, q, k).
         """
-        context = hidden_states if context is None else context
         query = split_heads(self.query(hidden_states), self.num_heads)  # (b, h, q, d)
-        key = split_heads(self.key(context), self.num_kv_heads)  # (b, g, k, d)
-        value = split_heads(self.value(context), self.num_kv_heads)
         if rotate is not None:
-            query, key = rotate(query), rotate(key)
+            query = rotate(query)
+        key, value = self._keys_and_values(hidden_states, context, rotate, cache)  # (b, g, k, d)
         key, value = repeat_kv_heads(key, self.num_heads), repeat_kv_heads(value, self.num_heads)
         check_shapes(query, key, value, mask)
         dropout = self.dropout if self.training else 0.0
@@ -108,6 +110,27 @@ class MultiHeadAttention(nn.Module):
             heads = F.dropout(weights, dropout) @ value  # (b, h, q, d)
             return self.output(merge_heads(heads)), weights
         return self.output(merge_heads(fused_heads(query, key, value, mask, score_bias, dropout)))
+
+    def _keys_and_values(
+        self,
+        hidden_states: Tensor,
+        context: Tensor | None,
+        rotate: Rotation | None,
+        cache: AttentionCache | None,
+    ) -> tuple[Tensor, Tensor]:
+        if context is not None and cache is not None and cache.key is not None and cache.value is not None:
+            if cache.length != context.shape[-2]:
+                raise ValueError(
+                    f"the cache holds {cache.length} positions of a context, but this one has "
+                    f"{context.shape[-2]}; use a new cache for a new context"
+                )
+            return cache.key, cache.value
+        source = hidden_states if context is None else context
+        key = split_heads(self.key(source), self.num_kv_heads)
+        value = split_heads(self.value(source), self.num_kv_heads)
+        if rotate is not None:
+            key = rotate(key)
+        return (key, value) if cache is None else cache.extend(key, value)
 
     @classmethod
     def from_torch(cls, module: nn.MultiheadAttention) -> MultiHeadAttention:
