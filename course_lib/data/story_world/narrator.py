@@ -52,7 +52,7 @@ def tell_next(
         told.values["A"] = told.actor
     if told.kind.actor == "pair":
         told.values["A"], told.values["B"] = world.last_pair
-    _tell(Scene(config, world, told, chooser))
+    tell(Scene(config, world, told, chooser))
     return told
 
 
@@ -106,7 +106,7 @@ def _apply(world: World, told: Told, command: tuple[str, ...]) -> None:
 # How it is told
 
 
-def _tell(scene: Scene) -> None:
+def tell(scene: Scene) -> None:
     """Walk the English template, binding each slot where it is first needed."""
     told = scene.told
     for token in told.kind.english_tokens:
