@@ -99,7 +99,7 @@ def translate_config(given: dict[str, Any]) -> TransformerConfig:
             begin_id=given["decoder_start_token_id"],
             end_id=given["eos_token_id"],
         )
-    except KeyError as error:
+    except (KeyError, TypeError) as error:
         raise CheckpointError(f"config.json lacks, or has an unknown value for, {error}") from None
 
 
