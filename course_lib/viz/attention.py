@@ -5,7 +5,7 @@ Axes: `layers`, `h` heads, `q` query positions, `k` key positions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,10 @@ _HEADING = "color:#000;border:0;padding:1px 4px;font-weight:normal;text-align:ri
 
 @dataclass(frozen=True)
 class AttentionData:
-    """Checked weights `(layers, h, q, k)`, what is blocked in the same shape or None, and the names."""
+    """Checked weights `(layers, h, q, k)`, what is blocked in the same shape or None, and the names.
+
+    gold: pairs (query, key) that are to be marked in every head.
+    """
 
     weights: FloatArray
     blocked: BoolArray | None
@@ -34,6 +37,7 @@ class AttentionData:
     keys: list[str]
     head_names: list[str]
     layer_names: list[str]
+    gold: frozenset[tuple[int, int]] = frozenset()
 
 
 def _check_rows(weights: FloatArray) -> None:
@@ -67,6 +71,18 @@ def _check_mask(mask: Any, weights: FloatArray) -> BoolArray | None:
     return blocked
 
 
+def _check_gold(gold: Iterable[tuple[int, int]], weights: FloatArray) -> frozenset[tuple[int, int]]:
+    found = frozenset((int(query), int(key)) for query, key in gold)
+    queries, keys = weights.shape[2:]
+    for query, key in sorted(found):
+        if not (0 <= query < queries and 0 <= key < keys):
+            raise ValueError(
+                f"gold links query {query} with key {key}, but there are {queries} queries and {keys} keys; "
+                "a link is (query index, key index)"
+            )
+    return found
+
+
 def check_attention(
     tokens: Sequence[str],
     weights: Any,
@@ -74,6 +90,7 @@ def check_attention(
     mask: Any = None,
     head_names: Sequence[str] | None = None,
     layer_names: Sequence[str] | None = None,
+    gold: Iterable[tuple[int, int]] = (),
 ) -> AttentionData:
     """Check what an explorer is given; a `ValueError` names the axis that is wrong and what was expected."""
     array = as_array(weights, "weights (q, k), (h, q, k) or (layers, h, q, k)", (2, 3, 4))
@@ -100,6 +117,7 @@ def check_attention(
         keys=[visible(token) for token in keys],
         head_names=_names(head_names, heads, "head"),
         layer_names=_names(layer_names, layers, "layer"),
+        gold=_check_gold(gold, array),
     )
 
 
@@ -114,8 +132,9 @@ class AttentionExplorer(Explorer):
 
     `weights` is `(q, k)`, `(h, q, k)` or `(layers, h, q, k)`, rows summing to 1 (0 where all is blocked):
     for a batch pass one example, `weights[0]`. `tokens` are the queries'; `key_tokens` those attended to,
-    where they differ. `mask` is boolean, `True` = may attend, broadcastable to the weights. Hover a token,
-    or move with the arrow keys; click or Enter pins it. `query`, `layer`, `view` can be set from Python.
+    where they differ. `mask` is boolean, `True` = may attend, broadcastable to the weights. `gold` are pairs
+    (query index, key index) that belong together, and are drawn dashed. Hover a token, or move with the arrow
+    keys; click or Enter pins it. `query`, `layer`, `view` can be set from Python.
     """
 
     _esm = read_static("attention.js")
@@ -126,6 +145,8 @@ class AttentionExplorer(Explorer):
     shape = traitlets.List(traitlets.Int()).tag(sync=True)
     weights = traitlets.List(traitlets.Int()).tag(sync=True)
     blocked = traitlets.List(traitlets.Int()).tag(sync=True)
+    # Query and key of each gold link, one after the other.
+    gold = traitlets.List(traitlets.Int()).tag(sync=True)
     head_names = traitlets.List(traitlets.Unicode()).tag(sync=True)
     layer_names = traitlets.List(traitlets.Unicode()).tag(sync=True)
     layer = traitlets.Int(0).tag(sync=True)
@@ -142,13 +163,14 @@ class AttentionExplorer(Explorer):
         key_tokens: Sequence[str] | None = None,
         *,
         mask: Any = None,
+        gold: Iterable[tuple[int, int]] = (),
         head_names: Sequence[str] | None = None,
         layer_names: Sequence[str] | None = None,
         query: int | None = None,
         layer: int = 0,
         view: str = "lines",
     ) -> None:
-        data = check_attention(tokens, weights, key_tokens, mask, head_names, layer_names)
+        data = check_attention(tokens, weights, key_tokens, mask, head_names, layer_names, gold)
         self._data = data
         blocked = data.blocked
         super().__init__(
@@ -157,6 +179,7 @@ class AttentionExplorer(Explorer):
             shape=list(data.weights.shape),
             weights=np.rint(1000 * data.weights).astype(int).ravel().tolist(),
             blocked=[] if blocked is None else blocked.astype(int).ravel().tolist(),
+            gold=[index for link in sorted(data.gold) for index in link],
             head_names=data.head_names,
             layer_names=data.layer_names,
             layer=layer,
@@ -175,7 +198,16 @@ class AttentionExplorer(Explorer):
 
     def state(self) -> dict[str, Any]:
         """What the page needs to draw the explorer: the data, and where the reader is."""
-        names = ("query_labels", "key_labels", "shape", "weights", "blocked", "head_names", "layer_names")
+        names = (
+            "query_labels",
+            "key_labels",
+            "shape",
+            "weights",
+            "blocked",
+            "gold",
+            "head_names",
+            "layer_names",
+        )
         return {name: getattr(self, name) for name in (*names, "layer", "query", "home", "pinned", "view")}
 
     def to_html(self) -> str:
@@ -213,6 +245,8 @@ def _static_note(data: AttentionData, drawn: int) -> str:
     sentences = ["Attention weights: rows are queries, columns are keys, darker is more."]
     if data.blocked is not None:
         sentences.append("╱ is blocked by the mask.")
+    if data.gold:
+        sentences.append("A dashed frame marks tokens that belong together.")
     total = len(data.layer_names) * len(data.head_names)
     if drawn < total:
         sentences.append(f"{drawn} of {total} heads are shown.")
@@ -244,8 +278,9 @@ def _cell(data: AttentionData, layer: int, head: int, query: int, key: int) -> s
         return '<td bgcolor="#ffffff" style="color:#999">╱</td>'
     weight = float(data.weights[layer, head, query, key])
     shade = f"{round(255 - 200 * min(weight, 1.0)):02x}" * 3
-    ink = ' style="color:#fff"' if weight > 0.6 else ""
+    styles = ["color:#fff"] * (weight > 0.6) + ["border:2px dashed #d55e00"] * ((query, key) in data.gold)
+    ink = f' style="{";".join(styles)}"' if styles else ""
     digits = f"{weight:.2f}".removeprefix("0") if weight >= 0.005 else "0"
     if len(data.keys) <= _NUMBERS_UP_TO_KEYS:
         return f'<td bgcolor="#{shade}"{ink}>{digits}</td>'
-    return f'<td bgcolor="#{shade}" title="{digits}"></td>'
+    return f'<td bgcolor="#{shade}"{ink} title="{digits}"></td>'

@@ -126,6 +126,22 @@ def test_the_page_holds_the_weights_to_three_digits(building: None) -> None:
     assert state["layer_names"] == ["layer 0", "layer 1"]
 
 
+def test_gold_links_are_in_the_page_and_framed_in_the_static_table(building: None) -> None:
+    html = AttentionExplorer(TOKENS, causal_weights(), gold={(2, 0), (3, 1)}).to_html()
+    assert read_state(html)["gold"] == [2, 0, 3, 1]
+    static = html.split("<script>", 1)[0]
+    rows = static.split("<tr>")[2:]
+    framed = [
+        (query, key)
+        for query, row in enumerate(rows)
+        for key, cell in enumerate(row.split("<td")[1:])
+        if "2px dashed" in cell
+    ]
+    assert framed == [(2, 0), (3, 1)]
+    assert "A dashed frame marks tokens that belong together." in static
+    assert "dashed" not in AttentionExplorer(TOKENS, causal_weights()).to_html().split("<script>", 1)[0]
+
+
 def test_building_gives_the_same_bytes_twice_and_no_widget(building: None) -> None:
     made = [AttentionExplorer(TOKENS, causal_weights(2)) for _ in range(2)]
     first, second = (explorer._repr_mimebundle_() for explorer in made)
@@ -218,6 +234,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"mask": ~CAUSAL}, "True means: may attend"),
     ({"mask": CAUSAL.astype(float)}, "mask has dtype float64; expected booleans"),
     ({"mask": CAUSAL[:4]}, "does not broadcast"),
+    ({"gold": {(0, 5)}}, "gold links query 0 with key 5, but there are 5 queries and 5 keys"),
     ({"head_names": ["a", "b"]}, "head_names has 2 entries, but the head axis of weights has 1"),
     ({"weights": np.full((100, 50, 50), 0.02), "tokens": ["a"] * 50}, "at most 200,000"),
 ]

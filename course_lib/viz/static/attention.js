@@ -3,6 +3,7 @@
 //
 // The model holds: query_labels, key_labels (what to show for each token), shape [layers, heads, queries, keys],
 // weights (thousandths, flat, in that order), blocked (1 where the mask forbids, flat, or empty),
+// gold (query and key of each link to mark, one after the other),
 // head_names, layer_names, and the state: layer, query (-1: none),
 // home (the query shown while none is hovered), pinned, view ("lines" or "grid").
 
@@ -47,11 +48,12 @@ function labelWidth(labels) {
 
 function reader(model) {
   const [, heads, queries, keys] = model.get("shape");
-  const weights = model.get("weights"), blocked = model.get("blocked");
+  const weights = model.get("weights"), blocked = model.get("blocked"), gold = model.get("gold") ?? [];
   const place = (head, query, key) => ((model.get("layer") * heads + head) * queries + query) * keys + key;
   return {
     heads, queries, keys,
     weight: (head, query, key) => weights[place(head, query, key)],
+    gold: Array.from({ length: gold.length / 2 }, (_, link) => [gold[2 * link], gold[2 * link + 1]]),
     isBlocked: (head, query, key) => blocked.length > 0 && blocked[place(head, query, key)] === 1,
   };
 }
@@ -85,6 +87,10 @@ function drawLines(svg, model, head, act) {
       });
       shape(line, "title", {}, `${model.get("query_labels")[query]} → ${model.get("key_labels")[key]}: ${number(1000 * weight)}`);
     }
+  }
+  for (const [query, key] of data.gold) {
+    if (chosen >= 0 && chosen !== query) continue;
+    shape(svg, "line", { x1: left, y1: middle(query), x2: right, y2: middle(key), class: "course-gold" });
   }
   for (let key = 0; key < data.keys; key++) {
     const y = TOP + ROW * key;
@@ -135,6 +141,11 @@ function drawGrid(svg, model, head, act) {
       shape(cell, "title", {}, `${model.get("query_labels")[query]} → ${model.get("key_labels")[key]}: ${value}`);
     }
     act(row, query);
+  }
+  for (const [query, key] of data.gold) {
+    shape(svg, "rect", {
+      x: left + CELL * key + 2, y: top + CELL * query + 2, width: CELL - 4, height: CELL - 4, class: "course-gold",
+    });
   }
   if (chosen >= 0) {
     shape(svg, "rect", { x: left, y: top + CELL * chosen, width: CELL * data.keys, height: CELL, class: "course-frame" });
