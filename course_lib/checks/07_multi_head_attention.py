@@ -114,6 +114,14 @@ def _merge_by_reshape(heads: Tensor) -> Tensor:
     return heads.reshape(heads.shape[0], heads.shape[2], -1)
 
 
+def _split_every_hth(x: Tensor, h: int) -> Tensor:
+    return x.reshape(*x.shape[:2], -1, h).permute(0, 3, 1, 2)
+
+
+def _merge_every_hth(heads: Tensor) -> Tensor:
+    return heads.permute(0, 2, 3, 1).flatten(2)
+
+
 def _merge_by_view(heads: Tensor) -> Tensor:
     b, h, n, d = heads.shape
     return heads.transpose(1, 2).view(b, n, h * d)
@@ -158,13 +166,19 @@ THROUGH_HEADS = Exercise(
         ),
         Misconception(
             "a head takes every h-th feature",
-            _through(split=lambda x, h: x.reshape(*x.shape[:2], -1, h).permute(0, 3, 1, 2)),
+            _through(split=_split_every_hth),
             "Head i takes the i-th run of d neighbouring features, so the last axis is cut into (h, d). Yours "
             "is cut into (d, h).",
         ),
         Misconception(
+            "a head takes every h-th feature, and gives it back the same way",
+            _through(_split_every_hth, _merge_every_hth),
+            "Split and merge undo each other, but a head then holds features from all over the row. Cut the "
+            "last axis into (h, d), not into (d, h), and merge (n, h, d), not (n, d, h).",
+        ),
+        Misconception(
             "the features of the heads are shuffled together",
-            _through(merge=lambda heads: heads.permute(0, 2, 3, 1).flatten(2)),
+            _through(merge=_merge_every_hth),
             "In the merged row all features of head 0 come first, then all of head 1. Yours has the first "
             "feature of each head, then the second of each: the order is (n, h, d), not (n, d, h).",
         ),
@@ -377,7 +391,7 @@ def _wrong_layer(
     biases: str = "as asked",
     refuses: bool = True,
     then: Callable[[Tensor, Tensor], Any] = lambda output, weights: (output, weights),
-    first_mask: bool = False,
+    of_mask: Callable[[Tensor], Tensor] = lambda mask: mask,
 ) -> type[nn.Module]:
     """A layer with one thing wrong; by default nothing is."""
 
@@ -395,7 +409,8 @@ def _wrong_layer(
         def forward(
             self, hidden_states: Tensor, other: Tensor | None = None, mask: Tensor | None = None
         ) -> Any:
-            memory = hidden_states if other is None or context == "ignored" else other
+            own = context == "ignored" or (other is None and context != "demanded")
+            memory: Any = hidden_states if own else other
             asks, answers = (memory, hidden_states) if context == "swapped" else (hidden_states, memory)
             told = hidden_states if context == "not for values" else answers
             query, key, value = (
@@ -404,9 +419,7 @@ def _wrong_layer(
             )
             under = {"head": query.shape[-1], "model": hidden_states.shape[-1], "none": 1}
             scores = query @ key.mT / math.sqrt(under[scale])
-            if first_mask and mask is not None and mask.dim() == 4:
-                mask = mask[:, :1]
-            weights = _shares(scores, mask, masking, axis)
+            weights = _shares(scores, None if mask is None else of_mask(mask), masking, axis)
             merged = merge(weights @ value)
             return then(self.get_submodule("output")(merged) if output == "used" else merged, weights)
 
@@ -465,13 +478,13 @@ LAYER = Exercise(
         ),
         Misconception(
             "the features of the heads are shuffled together",
-            _wrong_layer(merge=lambda heads: heads.permute(0, 2, 3, 1).flatten(2)),
+            _wrong_layer(merge=_merge_every_hth),
             "In the merged row all features of head 0 come first, then all of head 1. Trained from scratch W_O "
             "would put up with your order, but weights that come from elsewhere do not.",
         ),
         Misconception(
             "a head takes every h-th feature",
-            _wrong_layer(split=lambda x, h: x.reshape(*x.shape[:2], -1, h).permute(0, 3, 1, 2)),
+            _wrong_layer(split=_split_every_hth),
             "Head i takes the i-th run of neighbouring features, so the last axis is cut into (h, d), not (d, h).",
         ),
         Misconception(
@@ -502,8 +515,14 @@ LAYER = Exercise(
         ),
         Misconception(
             "every head gets the mask of the first",
-            _wrong_layer(first_mask=True),
+            _wrong_layer(of_mask=lambda mask: mask[:, :1] if mask.dim() == 4 else mask),
             "A mask of shape (b, h, q, k) may differ from head to head. Let it broadcast; do not take head 0's.",
+        ),
+        Misconception(
+            "the mask is given an axis for the heads",
+            _wrong_layer(of_mask=lambda mask: mask[:, None]),
+            "The mask comes ready to broadcast to (b, h, q, k), as (q, k) or (b, 1, 1, k) do. Another axis "
+            "moves the others to where they do not belong: use it as it is.",
         ),
         Misconception(
             "a fully masked row becomes NaN",
@@ -521,6 +540,12 @@ LAYER = Exercise(
             "the context is ignored",
             _wrong_layer(context="ignored"),
             "Keys and values come from `context` where one is given. Yours attends to `hidden_states` always.",
+        ),
+        Misconception(
+            "self-attention is forgotten",
+            _wrong_layer(context="demanded"),
+            "Without a context the layer attends to its own tokens. Begin with "
+            "`context = hidden_states if context is None else context`.",
         ),
         Misconception(
             "the roles of the two sequences are swapped",
@@ -601,7 +626,7 @@ def grouped_cases(rng: np.random.Generator) -> Iterator[Case]:
     yield _grouped_case(
         rng, "a mask for each head, and a query that sees nothing", (4, 2), (3, 5), mask=per_head, hidden=True
     )
-    yield _grouped_case(rng, "bfloat16", (4, 2), (4, 4), dtype="bfloat16", hidden=True)
+    yield _grouped_case(rng, "bfloat16", (4, 2), (4, 4), dtype="bfloat16")
     yield _grouped_case(rng, "groups that do not divide the heads", (6, 4), (3, 3), refused=True, hidden=True)
 
 
@@ -735,6 +760,19 @@ def _as_they_are(heads: Tensor, num_heads: int) -> Tensor:
     return heads
 
 
+def _grouped_in_float32(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Any:
+    return _wrong_grouped()(query.float(), key.float(), value.float(), mask)
+
+
+def _grouped_with_group_in_mask(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Any:
+    """Query heads of a group on an axis of their own, and a mask that is widened where it must not be."""
+    _check_groups(query, key)
+    apart = query.unflatten(1, (key.shape[1], -1))  # (b, g, heads of a group, q, d)
+    scores = apart @ key[:, :, None].mT / math.sqrt(query.shape[-1])
+    weights = _shares(scores, None if mask is None else mask.unsqueeze(2))
+    return (weights @ value[:, :, None]).flatten(1, 2), weights.flatten(1, 2)
+
+
 GROUPED = Exercise(
     id="multi_head_attention/grouped",
     title="Grouped-query attention",
@@ -792,6 +830,13 @@ GROUPED = Exercise(
             "not fit together by themselves.",
         ),
         Misconception(
+            "the mask does not fit scores with an axis for the groups",
+            _grouped_with_group_in_mask,
+            "The mask broadcasts to (b, h, q, k). Where the query heads of a group stand on an axis of their own, "
+            "flatten the scores back to (b, h, q, k) before they are masked, or every shape of mask needs "
+            "another change.",
+        ),
+        Misconception(
             "groups that do not divide the heads are let through",
             _wrong_grouped(refuses=False),
             "Where g does not divide h, raise a ValueError that says so, before anything is repeated.",
@@ -827,6 +872,12 @@ GROUPED = Exercise(
             _wrong_grouped(masking="tiny"),
             "With −1e9 in the whole row the softmax spreads evenly over hidden keys. Set hidden weights to 0 "
             "after the softmax, too.",
+        ),
+        Misconception(
+            "the result stays in float32",
+            _grouped_in_float32,
+            "Output and weights come back in the dtype of the inputs. If you compute in float32 inside, end with "
+            "`.to(query.dtype)`.",
         ),
         Misconception(
             "the output alone is returned",
@@ -1318,6 +1369,28 @@ def _ranking(
     return answer
 
 
+def _rank_in_place(heads: Tensor, *rest: Tensor) -> Any:
+    """As asked, but without a copy: what is taken away stays away."""
+    loss = _loss(heads, *rest)
+
+    def without(*gone: int) -> Tensor:
+        for head in gone:
+            heads[:, head] = heads[:, head].mean(dim=0)
+        return _loss(heads, *rest) - loss
+
+    count = heads.shape[1]
+    increase = torch.stack([without(head) for head in range(count)])
+    excess = {
+        pair: float(without(*pair) - increase[list(pair)].sum()) for pair in combinations(range(count), 2)
+    }
+    return (
+        loss.item(),
+        increase,
+        increase.argsort(descending=True).tolist(),
+        max(excess, key=excess.__getitem__),
+    )
+
+
 def _by_size(heads: Tensor, output_weight: Tensor, *rest: Tensor) -> Any:
     """Heads ranked by the mean length of what they add."""
     loss, _, _, pair = _rank(heads, output_weight, *rest)
@@ -1350,6 +1423,12 @@ RANK_HEADS = Exercise(
             _ranking(replace="never put back"),
             "Each head is judged with all others in place. Start from a fresh copy, `heads.clone()`, for every "
             "head.",
+        ),
+        Misconception(
+            "the given heads are written into",
+            _rank_in_place,
+            "`left = heads` is another name for the same tensor, and what is taken away there stays away. Begin "
+            "every trial with a copy: `left = heads.clone()`.",
         ),
         Misconception(
             "the mean runs over a head's features",

@@ -147,6 +147,7 @@ def _wrong_layer_norm(
     shifted: bool = True,
     centred: bool = True,
     cut: bool = False,
+    kept: bool = True,
 ) -> Callable[..., Tensor]:
     """A LayerNorm with one thing wrong; by default nothing is. An axis of None is all axes."""
 
@@ -163,6 +164,8 @@ def _wrong_layer_norm(
             "without eps": lambda: torch.sqrt(variance),
             "left out": lambda: variance + eps,
         }[root]()
+        if not kept:
+            mean, divisor = mean.squeeze(-1), divisor.squeeze(-1)
         normalised = (hidden_states - mean if centred else hidden_states) / divisor
         scaled = normalised * weight if weighted else normalised
         return scaled + bias if shifted else scaled
@@ -198,10 +201,22 @@ LAYER_NORM = Exercise(
             "the last axis, with `keepdim=True`.",
         ),
         Misconception(
+            "the statistics run over the second axis",
+            _wrong_layer_norm(mean_over=1, variance_over=1),
+            "The second axis holds the features only where there is one axis before it. Count from the end: "
+            "`dim=-1` is the token's own axis, whatever stands before it.",
+        ),
+        Misconception(
             "the statistics run over the last two axes",
             _wrong_layer_norm(mean_over=(-2, -1), variance_over=(-2, -1)),
             "You normalise all tokens of a sentence together, so a token's result depends on its "
             "neighbours. Take the last axis alone.",
+        ),
+        Misconception(
+            "the axis of the mean is gone",
+            _wrong_layer_norm(kept=False),
+            "`mean(dim=-1)` takes the axis away, and then there is nothing to line the means up with their tokens. "
+            "`keepdim=True` keeps it, with length 1.",
         ),
         Misconception(
             "the statistics run over everything",
@@ -214,6 +229,12 @@ LAYER_NORM = Exercise(
             _wrong_layer_norm(unbiased=True),
             "`var` and `std` divide by d − 1 unless they are told not to. LayerNorm divides by d: "
             "`unbiased=False`, or the mean of the squares.",
+        ),
+        Misconception(
+            "the divisor is `std() + eps`",
+            _wrong_layer_norm(unbiased=True, root="of variance, then eps"),
+            "Two things differ at once: `std` divides by d − 1 where LayerNorm divides by d, and eps belongs "
+            "inside the root, √(variance + eps).",
         ),
         Misconception(
             "eps stands outside the root",
@@ -365,6 +386,7 @@ def _wrong_backward(
     along: str = "normalised",
     sign: int = -1,
     weight_from: str = "normalised",
+    parameters_from: str = "grad_output",
     collect: Callable[[Tensor], Tensor] = _sum_over_tokens,
     unbiased: bool = False,
     use_eps: bool = True,
@@ -391,7 +413,8 @@ def _wrong_backward(
         if weighted == "last":
             grad_input = grad_input * weight
         factor = normalised if weight_from == "normalised" else hidden_states
-        found = (grad_input, collect(grad_output * factor), collect(grad_output))
+        given = grad_output if parameters_from == "grad_output" else reaching
+        found = (grad_input, collect(given * factor), collect(given))
         return tuple(found[place] for place in order)
 
     return backward
@@ -468,6 +491,12 @@ BACKWARD = Exercise(
             _wrong_backward(weight_from="hidden_states"),
             "The weight multiplied the normalised token, so its gradient is the sum of "
             "`grad_output * normalised`.",
+        ),
+        Misconception(
+            "the weight multiplies the gradients of weight and bias, too",
+            _wrong_backward(parameters_from="grad_output · weight"),
+            "`grad_output * weight` is what reaches the normalised token. The weight and the bias themselves "
+            "hear `grad_output` as it came.",
         ),
         Misconception(
             "weight and bias get one gradient per token",
@@ -687,9 +716,10 @@ def stack_cases(rng: np.random.Generator) -> Iterator[Case]:
     yield _stack_case(rng, "post, three blocks", "post", 3)
     yield _stack_case(rng, "pre, all changes dropped in training", "pre", 2, dropout=1.0)
     yield _stack_case(rng, "post, all changes dropped in training", "post", 2, dropout=1.0, hidden=True)
-    yield _stack_case(rng, "pre, evaluation", "pre", 2, dropout=1.0, training=False, hidden=True)
+    yield _stack_case(rng, "pre, evaluation", "pre", 2, dropout=1.0, training=False)
     causal = np.tri(4, dtype=bool)
-    yield _stack_case(rng, "pre with a causal mask", "pre", 2, mask=causal, hidden=True)
+    yield _stack_case(rng, "pre with a causal mask", "pre", 2, mask=causal)
+    yield _stack_case(rng, "post, evaluation", "post", 2, dropout=1.0, training=False, hidden=True)
     yield _stack_case(rng, "post with a causal mask", "post", 2, mask=causal, hidden=True)
 
 
@@ -1152,6 +1182,18 @@ SWIGLU = Exercise(
             "width is 2/3 of d_ff.",
         ),
         Misconception(
+            "the width is d_ff itself",
+            _wrong_swiglu(width_of=lambda d_ff, multiple_of: d_ff),
+            "Three matrices of width d_ff have half as many parameters again as two. Take 2/3 of d_ff, rounded up "
+            "to a multiple of `multiple_of`.",
+        ),
+        Misconception(
+            "the halves are cut along another axis",
+            _wrong_swiglu(split=lambda both: both.chunk(2)),
+            "`chunk` cuts the first axis unless it is told which. The features are the last: "
+            "`chunk(2, dim=-1)`.",
+        ),
+        Misconception(
             "the width is half of d_ff",
             _wrong_swiglu(width_of=lambda d_ff, multiple_of: -(-d_ff // (2 * multiple_of)) * multiple_of),
             "Two matrices of d_ff against three of the new width: 2 · d_ff = 3 · width, so the width is 2/3 of "
@@ -1322,6 +1364,16 @@ def _profiling(**changed: Any) -> Callable[..., Any]:
     return profile
 
 
+def _profile_of_given(
+    layers: Any, hidden_states: Tensor, direction: Tensor, depth: int, residual: bool = False
+) -> Any:
+    """The given tensor as stream 0, which asks for no gradient."""
+    streams = [hidden_states]
+    for layer in layers:
+        streams.append(streams[-1] + layer(streams[-1]) if residual else layer(streams[-1]))
+    return torch.autograd.grad((streams[-1] * direction).sum(), streams)
+
+
 def _of_the_weights(
     layers: Any, hidden_states: Tensor, direction: Tensor, depth: int, residual: bool = False
 ) -> tuple[Tensor, float, str]:
@@ -1414,6 +1466,12 @@ PROFILE = Exercise(
             "the norm of the output is left out",
             _profiling(arrange=lambda norms: norms[:-1]),
             "There are L + 1 norms for L layers: that of the input, and one after each layer.",
+        ),
+        Misconception(
+            "the input asks for no gradient",
+            _profile_of_given,
+            "`hidden_states` comes without `requires_grad`, so autograd has nothing to tell about it. Make stream 0 "
+            "`hidden_states.detach().requires_grad_()`.",
         ),
         Misconception(
             "the gradients are those of the weights",

@@ -35,13 +35,14 @@ def compare(
     """
     if RETURNED in actual and RETURNED not in expected:
         return _unexpected(case, actual[RETURNED], [name for name in expected if name != INPUTS])
+    if INPUTS in expected and actual.get(INPUTS, expected[INPUTS]) != expected[INPUTS]:
+        # Whatever else is wrong may come from it.
+        return Finding(case, "changed", sentence("changed", case=case))
     for name, value in expected.items():
         if name not in actual:
             return Finding(case, "missing", sentence("missing", case=case, name=name))
         if value is not None and actual[name] is None and set(actual) <= {name, INPUTS}:
             return Finding(case, "nothing", sentence("nothing", case=case))
-        if name == INPUTS and actual[name] != value:
-            return Finding(case, "changed", sentence("changed", case=case))
         found = (
             below_the_bar(exercise.judged[name], value, actual[name], case, name)
             if name in exercise.judged
@@ -72,8 +73,12 @@ def same(exercise: Exercise, expected: dict[str, Any], actual: dict[str, Any]) -
 
 
 def alike(exercise: Exercise, one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two answers' values agree within tolerance, number by number, judged ones too."""
-    return same(replace(exercise, judged={}), one, other)
+    """Whether two answers' values agree within tolerance, number by number, judged ones too.
+
+    Either may hold a tensor of one entry where the other holds a number.
+    """
+    unjudged = replace(exercise, judged={})
+    return same(unjudged, one, other) or same(unjudged, other, one)
 
 
 def difference(expected: Any, actual: Any, tolerance: Tolerance, case: str, name: str) -> Finding | None:

@@ -294,6 +294,8 @@ def _verdict(
         notes = (told if "cuda" in devices else sentence("no_cuda"),)
     if exercise.speed:
         notes += (sentence("speed_later", points=exercise.speed.points),)
+    if status == "passed" and not any(case.hidden for case in cases):  # as in a pack
+        notes += (sentence("graded_further"),)
     return Verdict(
         exercise=exercise.id,
         title=exercise.title,

@@ -42,6 +42,7 @@ SENTENCES: dict[str, str] = {
     "no_hint_nor_solution": "You have seen all {total} hints.",
     "more_cases": "{failed} of {cases} cases failed.",
     "no_hidden": "There are no hidden cases of {id} here; a graded run has its own.",
+    "graded_further": "Grading tries further cases: look once more for the edges that the statement names.",
     "not_in_pack": "There is no answer to {id} here yet: write yours, pass its check, and export again.",
     "unknown": "There is no exercise {id!r}. {near}",
     "same_object": "The check was given the library's own {name}, not yours. Pass the one that you wrote.",

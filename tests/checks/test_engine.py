@@ -203,6 +203,26 @@ def test_an_answer_that_changes_its_input_is_told_so() -> None:
         assert sentences(answer).startswith("On a square, your code changed its input in place.")
 
 
+def test_a_changed_input_is_told_before_the_numbers_that_it_made_wrong() -> None:
+    def by_operator_and_wrong(x: torch.Tensor) -> torch.Tensor:
+        x -= x.mean()
+        return x + 1
+
+    assert sentences(by_operator_and_wrong).startswith("On a square, your code changed its input in place.")
+
+
+def test_a_misconception_is_named_whether_a_number_comes_as_a_tensor_or_not() -> None:
+    exercise = replace(
+        TINY,
+        probe=lambda answer, case: {"the sum": answer(tensor(case["x"]))},
+        reference=lambda x: x.sum().item(),
+        misconceptions=(Misconception("the mean", lambda x: x.mean().item(), "Add up, do not average."),),
+        steps=None,
+    )
+    for answer in (lambda x: x.mean(), lambda x: x.mean().item()):
+        assert evaluate(exercise, answer, seed=3).misconception == "the mean"
+
+
 def test_a_list_that_was_changed_is_an_input_changed_too() -> None:
     def double(numbers: list[int]) -> list[int]:
         return [2 * number for number in numbers]

@@ -70,6 +70,14 @@ def test_every_verdict_is_that_of_the_engine_on_the_same_cases(exercise_id: str,
         assert evaluate(here, answer, seed=1) == evaluate(there, answer, seed=SEED)
 
 
+def test_a_pass_without_hidden_cases_says_that_grading_tries_further_ones(tmp_path: Path) -> None:
+    packed, right = through_a_file(MASK, tmp_path), MASK.also_right[0]
+    (note,) = evaluate(packed, right).notes
+    assert note.startswith("Grading tries further cases")
+    assert evaluate(packed, fails).notes == ()
+    assert evaluate(MASK, right).passed and evaluate(MASK, right).notes == ()
+
+
 def test_a_verdict_names_the_first_step_that_differs(tmp_path: Path) -> None:
     def halved(query: Any, key: Any, value: Any, mask: Any = None) -> Any:
         scores = query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5 / 2
