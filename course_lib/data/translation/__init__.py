@@ -9,11 +9,11 @@ The levels, how many different pairs each has, and the skeleton, which no two sp
 - `sentences`: of `story_world`, and about Apple and apples (without end; the first 20,000 drawn hold 14,782
   different ones). Skeleton: the sentence with people made equal and its details left out.
 
-Dates, names and numbers go from any to any of English, French, German, Chinese and Japanese; sentences between
-English and French or Chinese. Eight tenths of the skeletons are for training, one for validation, one for the
-test. Names alone, and sentences with words that no other sentence has, are for training only: the test asks
-for what is new in its composition, not for words never met. Chinese and Japanese are cut into words, numbers
-into their characters.
+Dates, names and numbers go from any to any of English, French, German, Chinese and Japanese; sentences
+between English and French or Chinese. Eight tenths of the skeletons are for training, one for validation, one
+for the test. Names alone, and sentences with words that no other sentence has, are for training only: the
+test asks for what is new in its composition, not for words never met. Chinese and Japanese are cut into
+words, their number words into characters.
 
 >>> from course_lib.data.translation import pairs
 >>> [pair] = pairs("numbers", "en", "de", split="test", count=1, seed=8)

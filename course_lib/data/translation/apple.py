@@ -29,7 +29,7 @@ apple_sells | newcomer | | T=device
   |
   Apple~a sold~v {T} {A:to}
   Apple~a a~v vendu~v {T:o} {A:to}
-  苹果~a 卖~v 给~A.prep 了 {A} {T}
+  苹果~a 卖给~v 了 {A} {T}
 apple_gives | newcomer | | T=any
   |
   Apple~a gave~v {A} {T}

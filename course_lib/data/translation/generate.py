@@ -53,8 +53,8 @@ def pairs(
     found = list(islice(LEVELS[level].stream(source, target, split, seed), count))
     if len(found) < count:
         raise ValueError(
-            f"count={count:,} is more than there is; ask for at most {len(found):,} pairs of the {split} split "
-            f"of {level!r}"
+            f"count={count:,} is more than there is: ask for at most {len(found):,} pairs of split {split!r}"
+            f" of {level!r}"
         )
     return found
 

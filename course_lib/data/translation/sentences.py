@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from itertools import count
 
 from course_lib.data.story_world.chooser import SamplingChooser, mix
+from course_lib.data.story_world.english import OPENERS
 from course_lib.data.story_world.generate import stands_alone, stories
 from course_lib.data.story_world.lexicon import Adjective
 from course_lib.data.story_world.story import Sentence
@@ -66,17 +67,40 @@ def _bank_is_clear(sentence: Sentence) -> bool:
 
 def _pair(sentence: Sentence, foreign: str, skeleton: str) -> Pair:
     translation = sentence.translation(_NAMES[foreign])
-    alignment = frozenset(
-        (i, j) for i, j in translation.alignment if not _is_crossed(sentence.words, i, translation.words[j])
-    )
-    return Pair(sentence.words, translation.words, alignment, skeleton, "en", foreign)
+    words = translation.words
+    opening = len(OPENERS[sentence.told.opener_set][sentence.told.opener].split())
+    alignment = {
+        (i, j)
+        for i, j in translation.alignment
+        if i >= opening and not _is_crossed(sentence.words, i, words[j])
+    }
+    ends = [j for i, j in translation.alignment if i < opening]
+    if opening:
+        alignment |= _opening_links(sentence.words[:opening], words[: max(ends) + 1])
+    return Pair(sentence.words, words, frozenset(alignment), skeleton, "en", foreign)
+
+
+# `story_world` aligns opening words, and a noun of two words, as a whole: each word with each.
+# The two functions below say which of these links hold between single words.
+
+
+def _opening_links(english: tuple[str, ...], foreign: tuple[str, ...]) -> set[tuple[int, int]]:
+    """Word by word where there are as many, each with each where not; a comma only with a comma."""
+    ours = [i for i, word in enumerate(english) if word != ","]
+    theirs = [j for j, word in enumerate(foreign) if word not in (",", "，")]
+    if foreign[:3] == ("在", "那", "之后"):
+        links = {(0, 0), (1, 1), (0, 2)}
+    elif len(ours) == len(theirs):
+        links = set(zip(ours, theirs, strict=True))
+    else:
+        links = {(i, j) for i in ours for j in theirs}
+    if len(ours) < len(english) and len(theirs) < len(foreign):
+        links.add((len(english) - 1, len(foreign) - 1))
+    return links
 
 
 def _is_crossed(english: tuple[str, ...], index: int, foreign: str) -> bool:
-    """Whether a link ties the name in *Apple phone* to the other language's phone, or *phone* to the name.
-
-    `story_world` aligns a noun of two words as one: each of its words with each of the other language's.
-    """
+    """Whether a link ties the name in *Apple phone* to the other language's phone, or *phone* to the name."""
     is_name = foreign in ("Apple", "苹果")
     if english[index] == "Apple":
         return not is_name
