@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_lib.layers.cache import BlockCache, KeyValueCache
+from course_lib.layers.dropout import Dropout
 from course_lib.layers.feed_forward import Activation, FeedForward
 from course_lib.layers.multi_head import MultiHeadAttention, Rotation
 from course_lib.layers.norms import LayerNorm, RMSNorm
@@ -109,7 +110,7 @@ class TransformerBlock(nn.Module):
         self.feed_forward = FeedForward(
             config.d_model, config.d_ff, config.activation, bias=config.bias, dropout=config.dropout
         )
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(
         self,

@@ -12,6 +12,8 @@ from typing import Literal, TypeAlias
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from course_lib.layers.dropout import Dropout
+
 Activation: TypeAlias = Literal["relu", "gelu", "gelu_tanh", "silu", "swiglu"]
 
 # "gelu_tanh" is the approximation that GPT-2 was trained with; of "swiglu" this is the gate's part.
@@ -59,7 +61,7 @@ class FeedForward(nn.Module):
         self.gate = nn.Linear(d_model, d_ff, bias=bias) if activation == "swiglu" else None
         self.up = nn.Linear(d_model, d_ff, bias=bias)
         self.down = nn.Linear(d_ff, d_model, bias=bias)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(…, d_model) → (…, d_model); no token sees another."""

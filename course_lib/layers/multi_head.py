@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from course_lib.layers.attention import check_shapes
 from course_lib.layers.cache import AttentionCache
+from course_lib.layers.dropout import drop
 
 Rotation: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -105,10 +106,11 @@ class MultiHeadAttention(nn.Module):
         key, value = repeat_kv_heads(key, self.num_heads), repeat_kv_heads(value, self.num_heads)
         check_shapes(query, key, value, mask)
         dropout = self.dropout if self.training else 0.0
-        if return_weights:
+        # torch's fused attention has no dropout on a CPU, and would compute the weights, too.
+        if return_weights or (dropout and query.device.type == "cpu"):
             weights = explicit_weights(query, key, mask, score_bias)
-            heads = F.dropout(weights, dropout) @ value  # (b, h, q, d)
-            return self.output(merge_heads(heads)), weights
+            output = self.output(merge_heads(drop(weights, dropout) @ value))
+            return (output, weights) if return_weights else output
         return self.output(merge_heads(fused_heads(query, key, value, mask, score_bias, dropout)))
 
     def _keys_and_values(

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from course_lib.layers.block import BlockConfig, BlockOutput, Order, TransformerBlock, TransformerStack
 from course_lib.layers.cache import KeyValueCache
+from course_lib.layers.dropout import Dropout
 from course_lib.layers.feed_forward import Activation
 from course_lib.layers.masks import causal_mask, combine_masks
 from course_lib.layers.norms import LayerNorm
@@ -109,7 +110,7 @@ class Embedding(nn.Module):
             if config.positions == "sinusoidal_halves":
                 table = torch.cat([table[:, 0::2], table[:, 1::2]], dim=1)
             self.register_buffer("positions", table, persistent=False)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, ids: Tensor, offset: int = 0) -> Tensor:
         """(b, n) → (b, n, d); the first token stands at position `offset`."""

@@ -161,8 +161,9 @@ def test_float32_agrees_with_torchs_own_as_far_as_float32_goes(norm_first: bool)
 
 
 @each_norm_first
-def test_dropout_falls_where_torchs_own_falls(norm_first: bool) -> None:
-    """One sequence, so that both draw masks over equal layouts; attention drops inside torch's kernel."""
+def test_dropout_falls_where_torchs_own_falls(norm_first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With torch's random numbers, and one sequence, so that both draw masks over equal layouts."""
+    monkeypatch.setattr("course_lib.layers.dropout.drop", F.dropout)
     theirs = torchs("encoder", norm_first=norm_first, dropout=0.4)
     theirs.self_attn.dropout = 0.0
     ours, x = TransformerBlock.from_torch(theirs), draw(1, Q, D)
