@@ -121,7 +121,7 @@ def test_trained_vectors_complete_analogies_and_untrained_ones_do_not() -> None:
     case = next(iter(exercise.cases(np.random.default_rng(7))))
     truth = torch.as_tensor(case.withheld["fourth words"])
     right = {
-        name: (probes.analogies(answer, case)["the fourth words"] == truth).float().mean().item()
+        name: (probes.analogies(answer, case)["the list of fourth words"] == truth).float().mean().item()
         for name, answer in {
             "trained": exercise.reference,
             "counted": exercise.also_right[0],

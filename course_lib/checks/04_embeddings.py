@@ -123,6 +123,13 @@ def _wrong_lookup(gradient: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Calla
     return lookup
 
 
+def _lookup_along_one_axis(table: Tensor, ids: Tensor, upstream: Tensor) -> tuple[Tensor, Tensor]:
+    gradient = torch.zeros_like(table)
+    for i, word in enumerate(ids):
+        gradient[word] += upstream[i]
+    return table[ids], gradient
+
+
 def _last_one_wins(table: Tensor, ids: Tensor, upstream: Tensor) -> Tensor:
     gradient = torch.zeros_like(table)
     for word, row in zip(ids.tolist(), upstream, strict=True):
@@ -165,6 +172,12 @@ LOOKUP = Exercise(
             _wrong_lookup(_last_one_wins),
             "`gradient[ids] = upstream`, and `+=` too, write each row once, so of equal ids one is left. All of them "
             "have to be added up: `index_add_` does.",
+        ),
+        Misconception(
+            "a loop walks through the first axis of the ids alone",
+            _lookup_along_one_axis,
+            "`for word in ids` gives one row of the ids at a time, and a row may hold a word twice. Make them flat "
+            "first, `ids.flatten()` and `upstream.reshape(-1, d)`; that serves ids of any shape.",
         ),
         Misconception(
             "the gradients of a repeated word are averaged",
@@ -233,12 +246,12 @@ LOOKUP = Exercise(
 
 
 def pair_cases(rng: np.random.Generator) -> Iterator[Case]:
-    """Without thinning out, with it, both; then everything gone, one word, a window beyond the text."""
+    """Every word kept, some thinned out, all taken out; then rare words, one word, a window beyond the text."""
     yield _pair_case(rng, "a short text, every word kept", 6, 4, window=2, threshold=100.0)
     yield _pair_case(rng, "window 1, frequent words thinned out", 30, 5, window=1, threshold=0.05)
     yield _pair_case(rng, "window 4, frequent words thinned out", 40, 6, window=4, threshold=0.08)
+    yield _pair_case(rng, "every word taken out", 8, 3, window=2, threshold=1e-9, low=0.01)
     yield _pair_case(rng, "rare words only", 25, 12, window=3, threshold=0.02, hidden=True)
-    yield _pair_case(rng, "every word taken out", 8, 3, window=2, threshold=1e-9, low=0.01, hidden=True)
     yield _pair_case(rng, "a single word", 1, 3, window=5, threshold=100.0, hidden=True)
     yield _pair_case(rng, "a window longer than the text", 5, 3, window=9, threshold=100.0, hidden=True)
     yield _pair_case(rng, "a longer text", 120, 9, window=5, threshold=0.05, hidden=True)
@@ -443,13 +456,13 @@ PAIRS = Exercise(
 
 
 def negative_cases(rng: np.random.Generator) -> Iterator[Case]:
-    """Small counts, many draws; then a word that never occurs, two words only, a draw of exactly 0."""
+    """Small counts, many draws, words that never occur and a draw of exactly 0; then two words, one draw."""
     yield _negative_case(rng, "four words", np.array([60, 25, 10, 5]), 3, 4)
     skewed = np.sort(rng.integers(1, 3000, size=12))[::-1]
     yield _negative_case(rng, "twelve words, many draws", skewed, 8, 20)
     gaps = rng.integers(5, 200, size=9)
     gaps[[0, 4, 8]] = 0
-    yield _negative_case(rng, "words that never occur", gaps, 6, 15, zero=True, hidden=True)
+    yield _negative_case(rng, "words that never occur", gaps, 6, 15, zero=True)
     yield _negative_case(rng, "two words", rng.integers(3, 40, size=2), 5, 3, hidden=True)
     yield _negative_case(rng, "one draw each", rng.integers(1, 90, size=30), 12, 1, hidden=True)
 
@@ -494,6 +507,7 @@ def _negatives(
     again: bool = True,
     excluded: str = "own",
     right: bool = True,
+    clamped: bool = True,
 ) -> Callable[..., Any]:
     """A table of distributions, one row a positive, with at most one thing wrong; by default nothing is."""
 
@@ -508,7 +522,7 @@ def _negatives(
         if excluded != "not made whole" and again:
             rows = rows / rows.sum(dim=1, keepdim=True)
         found = torch.searchsorted(rows.cumsum(dim=1), draws.contiguous(), right=right)
-        found = found.clamp(max=len(counts) - 1)
+        found = found.clamp(max=len(counts) - 1) if clamped else found
         if excluded == "next":
             found = torch.where(found == positives[:, None], (found + 1) % len(counts), found)
         return noise, found
@@ -583,6 +597,12 @@ NEGATIVES = Exercise(
             "to sum 1, row by row.",
         ),
         Misconception(
+            "the rest is not brought to sum 1, so that some draws find no word",
+            _negatives(excluded="not made whole", clamped=False),
+            "Without the positive the shares sum to less than 1, and a draw above that gets an id that no word has. "
+            "Bring the rest to sum 1, row by row.",
+        ),
+        Misconception(
             "the positive is replaced by the next word",
             _negatives(excluded="next"),
             "So the word after the positive gets the positive's share as well. Take the positive out of the distribution "
@@ -618,11 +638,11 @@ NEGATIVES = Exercise(
 
 
 def sampling_cases(rng: np.random.Generator) -> Iterator[Case]:
-    """One pair, several; then one negative, large scores, float64, a vector that is its own neighbour."""
+    """One pair, several, large scores; then one negative, float64, width 1."""
     yield _sampling_case(rng, "one pair, two negatives", 1, 2, 3)
     yield _sampling_case(rng, "five pairs, three negatives", 5, 3, 4)
+    yield _sampling_case(rng, "scores of some hundreds", 6, 4, 16, spread=9.0)
     yield _sampling_case(rng, "one negative each", 4, 1, 6, hidden=True)
-    yield _sampling_case(rng, "scores of some hundreds", 6, 4, 16, spread=9.0, hidden=True)
     yield _sampling_case(rng, "float64", 3, 5, 8, dtype="float64", hidden=True)
     yield _sampling_case(rng, "vectors of width 1", 7, 2, 1, hidden=True)
 
@@ -669,6 +689,7 @@ def _sampling(
     log_sigmoid: Callable[[Tensor], Tensor] = F.logsigmoid,
     push_sign: float = 1.0,
     pull_error: Callable[[Tensor], Tensor] = lambda score: score.sigmoid() - 1,
+    push_error: Callable[[Tensor], Tensor] = torch.sigmoid,
     of_centre: str = "both",
     own: bool = False,
     sign: float = 1.0,
@@ -680,7 +701,7 @@ def _sampling(
         pairs, count = negatives.shape[:2]
         pull, push = (centre * neighbour).sum(-1), (negatives @ centre[:, :, None])[..., 0]
         losses = -log_sigmoid(pull) - log_sigmoid(-push_sign * push).sum(-1)
-        errors = pull_error(pull), push_sign * (push_sign * push).sigmoid()
+        errors = pull_error(pull), push_sign * push_error(push_sign * push)
         if softmax:
             both = torch.cat([pull[:, None], push], dim=1)
             losses = -both.log_softmax(dim=1)[:, 0]
@@ -760,6 +781,16 @@ NEGATIVE_SAMPLING = Exercise(
             _sampling(pull_error=torch.sigmoid),
             "The derivative of −log σ(s) is σ(s) − 1: the prediction minus the label, and the label of a real neighbour "
             "is 1.",
+        ),
+        Misconception(
+            "the error of the neighbour is 1 − σ(score)",
+            _sampling(pull_error=lambda score: 1 - score.sigmoid()),
+            "The derivative of −log σ(s) is σ(s) − 1. With the sign turned a step pushes the neighbour away.",
+        ),
+        Misconception(
+            "the error of a negative is σ(score) − 1",
+            _sampling(push_error=lambda score: score.sigmoid() - 1),
+            "The derivative of −log σ(−s) is σ(s): the prediction minus the label, and the label of a negative is 0.",
         ),
         Misconception(
             "the gradient of the centre forgets the negatives",
@@ -905,6 +936,7 @@ def _senses(
     later_first: bool = False,
     unit_members: bool = True,
     unit_word: bool = True,
+    unit_means: bool = False,
     solve: Callable[[Tensor, Tensor], Tensor] | None = None,
     measure: Callable[[Tensor, Tensor], Tensor] = lambda own, left: 1 - left.square().sum(),
     read: Callable[[Tensor, float], str] = _read,
@@ -923,6 +955,7 @@ def _senses(
         members = unit if unit_members else table
         own = unit[word] if unit_word else table[word]
         means = torch.stack([members[first].mean(dim=0), members[second].mean(dim=0)])  # (2, d)
+        means = F.normalize(means, dim=1) if unit_means else means
         # The normal equations: the best weights leave nothing over in the direction of either mean.
         weights = torch.linalg.solve(means @ means.T, means @ own) if solve is None else solve(means, own)
         explained = float(measure(own, own - weights @ means))
@@ -1011,6 +1044,12 @@ SENSES = Exercise(
             "`torch.linalg.lstsq`.",
         ),
         Misconception(
+            "the weights are dot products",
+            _senses(solve=lambda means, own: means @ own),
+            "A dot product tells how near the word is to each mean, not how much of each it takes to make it. The "
+            "weights solve a least-squares problem: `torch.linalg.lstsq`.",
+        ),
+        Misconception(
             "the weights are cosines",
             _senses(solve=lambda means, own: F.normalize(means, dim=1) @ own),
             "A cosine tells how near the word is to each mean, not how much of each it takes to make it. The weights "
@@ -1020,6 +1059,11 @@ SENSES = Exercise(
             "the means are taken of vectors of any length",
             _senses(unit_members=False),
             "Bring the vectors of each group to length 1 before you take their mean; otherwise the longest decides.",
+        ),
+        Misconception(
+            "the means are brought to length 1 again",
+            _senses(unit_means=True),
+            "Only the vectors of a group are brought to length 1. Their mean is a little shorter, and stays so.",
         ),
         Misconception(
             "the word's vector keeps its length",
@@ -1199,7 +1243,7 @@ ANALOGIES = Exercise(
     library="course_lib.models.word2vec:train_word2vec",
     gpu=True,
     seconds=30.0,
-    judged={"the fourth words": Score("accuracy", truth="fourth words", at_least=0.8)},
+    judged={"the list of fourth words": Score("accuracy", truth="fourth words", at_least=0.8)},
     misconceptions=(
         Misconception(
             "the step goes from b to a",

@@ -185,11 +185,17 @@ def _scalar_difference(
     if numbers and isinstance(expected, bool) == isinstance(actual, bool):
         if _close_numbers(expected, actual, tolerance):
             return None
-    elif type(expected) is not type(actual):
+    elif type(expected) is not type(actual) and not _none_and_a_scalar(expected, actual):
         return _finding("type", case, name, actual=describe(actual), expected=describe(expected))
     elif expected == actual:
         return None
     return _finding("scalar", case, name, actual=_shown(actual), expected=_shown(expected))
+
+
+def _none_and_a_scalar(one: Any, other: Any) -> bool:
+    """Two values that are told by what they are: "the layout is None; expected 'half'"."""
+    known = [value for value in (one, other) if value is not None]
+    return len(known) == 1 and _is_flat(known)
 
 
 def _close_numbers(expected: float, actual: float, tolerance: Tolerance) -> bool:
@@ -211,7 +217,8 @@ def _is_nan(value: Any) -> bool:
 
 
 def _number(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, (float, np.floating)) else str(value)
+    # + 0.0, so that minus zero is written as 0.
+    return f"{value + 0.0:.6g}" if isinstance(value, (float, np.floating)) else str(value)
 
 
 def _shown(value: Any, limit: int = 160) -> str:

@@ -3,7 +3,7 @@
 A head's features are taken in pairs, and pair i is turned by position · base^(-2i/d). Two layouts of the
 pairs are in use, and weights trained in one are wrong in the other until they are converted:
 
-- "half": feature i is paired with feature i + d/2 (Llama, GPT-NeoX);
+- "half": feature i is paired with feature i + d/2 (GPT-NeoX; Llama in `transformers`);
 - "interleaved": feature 2i is paired with feature 2i + 1 (the paper, GPT-J).
 
 Axes: b batch, h heads, n positions, d width of one head.

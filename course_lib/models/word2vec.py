@@ -22,7 +22,7 @@ from functools import cached_property
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 TOO_LONG = 1e4  # No entry of a vector comes near it, unless the steps are too large.
 

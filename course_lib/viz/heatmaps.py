@@ -94,7 +94,7 @@ def _hatch(axes: Axes, allowed: BoolArray) -> None:
 def _write_numbers(axes: Axes, image: AxesImage, values: FloatArray, allowed: BoolArray, digits: int) -> None:
     shades = image.to_rgba(values)[..., :3] @ np.array([0.299, 0.587, 0.114])
     for row, column in np.argwhere(allowed):
-        text = f"{values[row, column]:.{digits}f}".replace("-", "\N{MINUS SIGN}")
+        text = f"{values[row, column]:z.{digits}f}".replace("-", "\N{MINUS SIGN}")
         colour = "black" if shades[row, column] > 0.55 else "white"
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
 

@@ -172,21 +172,18 @@ def _draw(
 ) -> Picture:
     """The map without a script: points by group, a few of them labelled."""
     drawing, panel = figure(height=4.0)
-    for index, kind in enumerate(dict.fromkeys(groups)):
+    kinds = list(dict.fromkeys(groups))
+    handles = []
+    for index, kind in enumerate(kinds):
         chosen = plane[[group == kind for group in groups]]
-        panel.scatter(
-            chosen[:, 0],
-            chosen[:, 1],
-            s=10,
-            color=PALETTE[index],
-            marker=MARKERS[index],
-            alpha=0.7,
-            label=kind,
-        )
+        across, up = chosen.T
+        dots = panel.scatter(across, up, s=10, color=PALETTE[index], marker=MARKERS[index], alpha=0.7)
+        handles.append(dots)
     panel.set(xlabel=axes[0], ylabel=axes[1])
     panel.margins(0.06)
-    if len(set(groups)) > 1:
-        drawing.legend(fontsize=8, loc="outside right upper")
+    if len(kinds) > 1:
+        # Left to find the names itself, matplotlib skips those with a leading "_".
+        drawing.legend(handles, kinds, fontsize=8, loc="outside right upper")
     drawing.draw_without_rendering()
     marked = plane[[words.index(label) for label in labels]].reshape(-1, 2)
     for label, place, offset in zip(labels, marked, place_labels(panel, marked, labels), strict=True):

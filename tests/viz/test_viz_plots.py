@@ -37,6 +37,11 @@ def test_a_small_matrix_carries_its_numbers_and_labels() -> None:
     assert axes.images[0].get_clim() == (-1.0, 1.0)
 
 
+def test_what_rounds_to_zero_has_no_sign() -> None:
+    picture = heatmap([[-0.04, 0.04, -0.06]], ["a"], list("bcd"), **AXES, digits=1)
+    assert texts(picture) == ["0.0", "0.0", "−0.1"]
+
+
 def test_masked_cells_are_hatched_and_carry_no_number() -> None:
     mask = np.tril(np.ones((3, 3), dtype=bool))
     picture = heatmap(np.full((3, 3), 0.5), list("abc"), list("abc"), **AXES, mask=mask)

@@ -63,6 +63,12 @@ def test_the_map_fills_its_frame_and_points_up_is_up() -> None:
     assert places[0].tolist() == [0, 1000] and places[1].tolist() == [1000, 0]
 
 
+def test_a_group_with_a_leading_underscore_is_in_the_legend() -> None:
+    groups = ["__method__", "word", "word", "word", "word", "__method__"]
+    (legend,) = WordMap(WORDS, VECTORS, groups, alt=ALT)._picture.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["__method__", "word"]
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

@@ -20,13 +20,17 @@ def skip_gram_pairs(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     ids, counts, keep_draws, reach_draws = (
         tensor(case[name], case.device) for name in ("ids", "counts", "keep_draws", "reach_draws")
     )
-    return {"the pairs": answer(ids, counts, case["window"], case["threshold"], keep_draws, reach_draws)}
+    return {
+        "the list of pairs": answer(ids, counts, case["window"], case["threshold"], keep_draws, reach_draws)
+    }
 
 
 def negatives(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     """The noise distribution and the negatives that were drawn from it."""
     given = [tensor(case[name], case.device) for name in ("counts", "positives", "draws")]
-    return _parts(answer(*given), ("noise", "negatives"), ("the noise distribution", "the negatives"))
+    return _parts(
+        answer(*given), ("noise", "negatives"), ("the noise distribution", "the table of negatives")
+    )
 
 
 def negative_sampling(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -55,7 +59,7 @@ def analogies(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     devices = [torch.cuda.current_device()] if case.device == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(0)
-        return {"the fourth words": answer(sentences, case["num_words"], questions)}
+        return {"the list of fourth words": answer(sentences, case["num_words"], questions)}
 
 
 def _parts(returned: Any, names: tuple[str, ...], told: tuple[str, ...]) -> dict[str, Any]:
