@@ -1,6 +1,7 @@
 """The feed-forward layer of a block: each token on its own, through a wider layer and back.
 
-Sources: Vaswani et al. 2017, eq. 2 (ReLU); Hendrycks & Gimpel 2016 (GELU, SiLU); Shazeer 2020 (SwiGLU).
+Sources: Vaswani et al. 2017, eq. 2 (ReLU); Hendrycks & Gimpel 2016 (GELU, SiLU); Shazeer 2020 (SwiGLU);
+So et al. 2021 (ReLU²).
 """
 
 from __future__ import annotations
@@ -14,11 +15,18 @@ from torch import Tensor, nn
 
 from course_lib.layers.dropout import Dropout
 
-Activation: TypeAlias = Literal["relu", "gelu", "gelu_tanh", "silu", "swiglu"]
+Activation: TypeAlias = Literal["relu", "relu2", "gelu", "gelu_tanh", "silu", "swiglu"]
+
+
+def relu_squared(values: Tensor) -> Tensor:
+    """max(x, 0)², entry by entry."""
+    return F.relu(values).square()
+
 
 # "gelu_tanh" is the approximation that GPT-2 was trained with; of "swiglu" this is the gate's part.
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
+    "relu2": relu_squared,
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "silu": F.silu,

@@ -50,3 +50,19 @@ def combine_masks(*masks: Tensor | None) -> Tensor | None:
         if mask is not None:
             combined = mask if combined is None else combined & mask
     return combined
+
+
+def over_keys(mask: Tensor | None, tokens: Tensor, length: int | None = None) -> Tensor | None:
+    """A mask of tokens, (b, n), as one over the keys of every head and query, (b, 1, 1, n).
+
+    tokens: (b, n, …), whose shape the mask is checked against; length: another n. None stays None.
+    """
+    if mask is None:
+        return None
+    expected = (tokens.shape[0], tokens.shape[1] if length is None else length)
+    if mask.dtype != torch.bool or mask.shape != expected:
+        raise ValueError(
+            f"mask has dtype {mask.dtype} and shape {tuple(mask.shape)}; expected torch.bool and {expected}, "
+            "True where there is a token"
+        )
+    return mask[:, None, None, :]

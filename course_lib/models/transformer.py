@@ -24,7 +24,7 @@ from course_lib.layers.block import BlockConfig, BlockOutput, Order, Transformer
 from course_lib.layers.cache import KeyValueCache
 from course_lib.layers.dropout import Dropout
 from course_lib.layers.feed_forward import Activation
-from course_lib.layers.masks import causal_mask, combine_masks
+from course_lib.layers.masks import causal_mask, combine_masks, over_keys
 from course_lib.layers.norms import LayerNorm
 from course_lib.layers.positions import sinusoidal_table
 from course_lib.shapes import expect_shape
@@ -261,19 +261,3 @@ class Transformer(nn.Module):
         model = cls(config)
         model.load_state_dict(weights)
         return model.eval()
-
-
-def over_keys(mask: Tensor | None, tokens: Tensor, length: int | None = None) -> Tensor | None:
-    """A mask of tokens, (b, n), as one over the keys of every head and query, (b, 1, 1, n).
-
-    tokens: (b, n, …), whose shape the mask is checked against; length: another n. None stays None.
-    """
-    if mask is None:
-        return None
-    expected = (tokens.shape[0], tokens.shape[1] if length is None else length)
-    if mask.dtype != torch.bool or mask.shape != expected:
-        raise ValueError(
-            f"mask has dtype {mask.dtype} and shape {tuple(mask.shape)}; expected torch.bool and {expected}, "
-            "True where there is a token"
-        )
-    return mask[:, None, None, :]

@@ -57,12 +57,20 @@ def torchs(kind: str, **options: Any) -> Any:
 # --- feed-forward ---------------------------------------------------------------------------------------
 
 
+class Squared(nn.Module):
+    """What is positive, squared."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(x > 0, x * x, 0.0)
+
+
 @pytest.mark.parametrize(
     ("activation", "function"),
     [
         ("relu", nn.ReLU()),
         ("gelu", nn.GELU()),
         ("gelu_tanh", nn.GELU(approximate="tanh")),
+        ("relu2", Squared()),
     ],
 )
 @pytest.mark.parametrize("bias", [True, False])
