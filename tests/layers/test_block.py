@@ -116,7 +116,7 @@ def test_a_gated_layer_of_two_thirds_the_width_has_as_many_weights(d_model: int,
 
 
 def test_an_unknown_activation_is_named() -> None:
-    with pytest.raises(ValueError, match="activation='tanh'; expected one of relu, gelu"):
+    with pytest.raises(ValueError, match="activation='tanh'; expected one of relu, relu2, gelu"):
         FeedForward(D, D_FF, "tanh")  # type: ignore[arg-type]
 
 
