@@ -7,20 +7,22 @@ Oracle: `transformers.MarianMTModel`.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from course_lib.layers.feed_forward import Activation
+from course_lib.models.checkpoint_files import (
+    ACTIVATIONS,
+    CheckpointError,
+    check_fit,
+    expected_shapes,
+    read_config,
+    read_weights,
+)
 from course_lib.models.transformer import Transformer, TransformerConfig
-
-ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh", "swish": "silu", "silu": "silu"}
 
 # How the checkpoints call the parameters of a block, and how they are called here.
 RENAMED = (
@@ -39,33 +41,15 @@ RENAMED = (
 )
 
 
-class CheckpointError(ValueError):
-    """A folder holds no checkpoint that can be read; the message says what to do."""
-
-
 def read_marian(folder: Path) -> tuple[TransformerConfig, dict[str, Tensor]]:
     """The configuration and the weights, float32, by the names of `Transformer`.
 
     Raises CheckpointError where a file is missing or damaged, or is of another model.
     """
-    config = translate_config(read_config(folder / "config.json"))
-    weights = rename(read_weights(folder / "model.safetensors"), config)
-    check_fit(config, weights)
+    config = translate_config(read_config(folder, "marian"))
+    weights = rename(read_weights(folder), config)
+    check_fit(expected_shapes(lambda: Transformer(config)), weights)
     return config, weights
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The settings of a `config.json`."""
-    try:
-        given = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path.parent} has no config.json; give the folder of a checkpoint") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON ({error}); fetch it again") from None
-    if not isinstance(given, dict) or given.get("model_type") != "marian":
-        kind = given.get("model_type") if isinstance(given, dict) else None
-        raise CheckpointError(f"{path} describes a model of type {kind!r}; expected 'marian'")
-    return given
 
 
 def translate_config(given: dict[str, Any]) -> TransformerConfig:
@@ -103,22 +87,6 @@ def translate_config(given: dict[str, Any]) -> TransformerConfig:
         raise CheckpointError(f"config.json lacks, or has an unknown value for, {error}") from None
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, as float32."""
-    if not path.is_file():
-        other = path.with_name("pytorch_model.bin")
-        advice = (
-            "pytorch_model.bin is a pickle, which can run code when opened; fetch the safetensors file"
-            if other.exists()
-            else "give the folder of a checkpoint"
-        )
-        raise CheckpointError(f"{path.parent} has no {path.name}; {advice}")
-    try:
-        return {name: values.float() for name, values in load_file(path).items()}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged or incomplete ({error}); fetch it again") from None
-
-
 def rename(weights: dict[str, Tensor], config: TransformerConfig) -> dict[str, Tensor]:
     """The same tensors under our names."""
     encoder, decoder, head = (
@@ -145,23 +113,3 @@ def rename(weights: dict[str, Tensor], config: TransformerConfig) -> dict[str, T
                 name = re.sub(pattern, ours, name)
             renamed[name] = values
     return renamed
-
-
-def check_fit(config: TransformerConfig, weights: dict[str, Tensor]) -> None:
-    """Raise CheckpointError unless the weights are those of a model of this configuration."""
-    try:
-        with torch.device("meta"):  # shapes without numbers
-            expected = {
-                name: tuple(values.shape) for name, values in Transformer(config).state_dict().items()
-            }
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"config.json describes no model that can be built ({error})") from None
-    for name in sorted(expected.keys() | weights.keys()):
-        if name not in weights:
-            raise CheckpointError(f"model.safetensors lacks {name}; fetch it again")
-        if name not in expected:
-            raise CheckpointError(f"model.safetensors has {name}, which config.json leaves no room for")
-        if tuple(weights[name].shape) != expected[name]:
-            raise CheckpointError(
-                f"{name} has shape {tuple(weights[name].shape)}, but by config.json it is {expected[name]}"
-            )

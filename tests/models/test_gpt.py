@@ -24,7 +24,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "one key, wide heads": {"num_kv_heads": 1, "d_head": 6, "norm": "rms", "bias": False},
 }
 each_kind = pytest.mark.parametrize("kind", KINDS)
-CLOSE = {"atol": 2e-5, "rtol": 2e-5}
+CLOSE: dict[str, Any] = {"atol": 2e-5, "rtol": 2e-5}
 
 
 def small(kind: str = "GPT-2", **options: Any) -> GPT:
