@@ -76,7 +76,7 @@ def word_vectors(encoder: SentenceEncoder, sentences: list[str], word: str) -> T
 @torch.no_grad()
 def nearest_in_the_table(encoder: SentenceEncoder, word: str, count: int = 8) -> list[tuple[str, float]]:
     """The whole words whose rows in the table of word vectors have the largest cosine to a word's row."""
-    table, vocab = F.normalize(encoder.model.word.weight, dim=-1), encoder.tokenizer.vocab
+    table, vocab = F.normalize(encoder.model.embedding.tokens.weight, dim=-1), encoder.tokenizer.vocab
     names = {index: token for token, index in vocab.items() if token.isalpha() and token != word}
     cosines = table @ table[vocab[word]]
     ranked = [index for index in cosines.argsort(descending=True).tolist() if index in names][:count]
