@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from course_lib.viz.style import Picture, figure, label, panels, show, use_course_style
     from course_lib.viz.text import visible
     from course_lib.viz.tokens import TokenizerExplorer
+    from course_lib.viz.translation import TranslationExplorer
 
 # On a fresh machine matplotlib warns that it builds a font cache; that line would be stored in a notebook.
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
@@ -40,6 +41,7 @@ _HOME = {
     "Slider": "knob",
     "Toggle": "knob",
     "TokenizerExplorer": "tokens",
+    "TranslationExplorer": "translation",
     "WordMap": "projection",
     "bars": "plots",
     "compare_distributions": "plots",
@@ -66,6 +68,7 @@ __all__ = [
     "Slider",
     "Toggle",
     "TokenizerExplorer",
+    "TranslationExplorer",
     "WordMap",
     "bars",
     "compare_distributions",
