@@ -6,7 +6,7 @@ Random numbers need no place in it: those of a step follow from the seed and the
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,24 +20,29 @@ from course_lib.training.config import TrainConfig
 from course_lib.training.history import History
 
 ABOUT = "course_lib.training"  # the only entry of the metadata: several would have no fixed order
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
 
 
 def save_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, history: History, config: TrainConfig
+    path: Path,
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    history: History,
+    config: TrainConfig,
 ) -> None:
     """Write all that the next step depends on, atomically: the file is the old one or the new one."""
     tensors = {f"model.{name}": tensor for name, tensor in _named(model).items()}
     for name, parameter in model.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer.{key}.{name}"] = value
+        for optimizer in optimizers:
+            for key, value in optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer.{key}.{name}"] = value
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     about = {"config": config.fixed(), "history": asdict(history)}
     write_bytes(path, save(stored, metadata={ABOUT: json.dumps(about)}))
 
 
 def load_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig
+    path: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], config: TrainConfig
 ) -> History:
     """Put back what was saved, and return the history up to there.
 
@@ -47,17 +52,18 @@ def load_checkpoint(
     if ABOUT not in metadata:
         raise ValueError(f"{path} is not a checkpoint of this loop; choose another file to write to")
     about, here = json.loads(metadata[ABOUT]), config.fixed()
-    there = about["config"]
+    there = TrainConfig(steps=1).fixed() | about["config"]  # settings that are newer than the file
     differing = [name for name in here if there.get(name) != here[name]]
     if differing:
         other = [f"{name} {there.get(name)} there, {here[name]} here" for name in differing]
         raise ValueError(f"{path} is of another run ({'; '.join(other)}); delete it, or choose another file")
     _copy(path, _named(model), {name[6:]: t for name, t in tensors.items() if name.startswith("model.")})
+    owners = {p: optimizer for optimizer in optimizers for g in optimizer.param_groups for p in g["params"]}
     for name, parameter in model.named_parameters():
         for key in MOMENTS:
             stored = tensors.get(f"optimizer.{key}.{name}")
             if stored is not None:
-                optimizer.state[parameter][key] = stored.to(parameter.device)
+                owners[parameter].state[parameter][key] = stored.to(parameter.device)
     return History(**about["history"])
 
 

@@ -14,12 +14,14 @@ FREE = ("device", "checkpoint", "checkpoint_every")
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train. The optimiser is AdamW; weight decay falls on matrices, not on biases and norms.
+    """How to train. Weight decay falls on matrices, not on biases and norms.
 
     steps: updates of the weights. learning_rate: the highest one. warmup, schedule: what becomes of it, see
-    `schedule_factor`. clip: the longest gradient, None for any length. accumulate: parts that a batch is cut
-    into, to need less memory; the result is the same. seed: of the random numbers that the model draws.
-    device: "auto" is CUDA where there is one. dtype: of matrix products; "auto" is bfloat16 on CUDA.
+    `schedule_factor`. optimizer: "muon" takes it for the matrices inside blocks, with matrix_learning_rate,
+    and AdamW for all else. clip: the longest gradient, None for any length. accumulate: parts that a batch is
+    cut into, to need less memory; the result is the same. seed: of the random numbers that the model draws.
+    device: "auto" is CUDA where there is one. dtype: of matrix products; "auto" is bfloat16 where the
+    processor has units for it and the matrices are wide enough to gain by it, see `narrow_pays`.
     evaluate_every: steps between evaluations, the last step is always one; None evaluates only there.
     checkpoint: a file to continue from, written every `checkpoint_every` steps and at the end.
     """
@@ -30,6 +32,8 @@ class TrainConfig:
     schedule: Schedule = "constant"
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-9
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    matrix_learning_rate: float = 0.02
     weight_decay: float = 0.0
     clip: float | None = 1.0
     accumulate: int = 1
@@ -55,6 +59,8 @@ class TrainConfig:
                 raise ValueError(f"{name}={value}; it is at least {bound}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule={self.schedule!r}; expected one of {', '.join(SCHEDULES)}")
+        if self.optimizer not in ("adamw", "muon"):
+            raise ValueError(f"optimizer={self.optimizer!r}; expected adamw or muon")
         if self.dtype not in ("float32", "bfloat16", "auto"):
             raise ValueError(f"dtype={self.dtype!r}; expected float32, bfloat16 or auto")
         if self.clip is not None and self.clip <= 0:

@@ -21,6 +21,7 @@ from course_lib.training.batches import Batches, take_part
 from course_lib.training.checkpoint import load_checkpoint, save_checkpoint
 from course_lib.training.config import TrainConfig
 from course_lib.training.history import History
+from course_lib.training.optimizers import make_optimizers
 from course_lib.training.schedules import schedule_factor
 from course_lib.viz.building import is_building
 
@@ -84,18 +85,17 @@ class _Run:
     ) -> None:
         self.model, self.batches, self.loss, self.config, self.device = model, batches, loss, config, device
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = make_optimizer(self.parameters, config)
+        self.optimizers = make_optimizers(model, config)
+        self.narrow = config.dtype == "bfloat16" or (config.dtype == "auto" and narrow_pays(model, device))
         self.history = History()
         if config.checkpoint is not None and config.checkpoint.exists():
-            self.history = load_checkpoint(config.checkpoint, model, self.optimizer, config)
+            self.history = load_checkpoint(config.checkpoint, model, self.optimizers, config)
         ranks.take_from_first([*model.parameters(), *model.buffers()])
         model.train()
 
     def step(self, step: int) -> float:
         """One update of the weights; returns the loss per target over all processes."""
-        rate = self.config.learning_rate * schedule_factor(
-            self.config.schedule, step, self.config.steps, self.config.warmup
-        )
+        factor = schedule_factor(self.config.schedule, step, self.config.steps, self.config.warmup)
         total, count = self._gradients(step)
         mean = float(total / count)
         if not np.isfinite(mean):
@@ -107,17 +107,18 @@ class _Run:
                 parameter.grad /= count
         if self.config.clip is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * factor
+            optimizer.step()
         self.history.losses.append(mean)
-        self.history.learning_rates.append(rate)
+        self.history.learning_rates.append(self.config.learning_rate * factor)
         return mean
 
     def _gradients(self, step: int) -> tuple[Tensor, Tensor]:
         """Leave the gradient of the summed loss on the parameters; return that sum and its count."""
         set_seed(_seed_of(self.config.seed, step, ranks.rank()))
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         batch = self.batches.batch(step)
         pieces = ranks.world_size() * self.config.accumulate
         total, count = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
@@ -125,7 +126,7 @@ class _Run:
             piece = take_part(batch, part, pieces, self.device)
             if piece is None:
                 continue
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._narrow()):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.narrow):
                 found = self.loss(self.model, piece)
             found.total.backward()
             total += found.total.detach()
@@ -136,11 +137,6 @@ class _Run:
                     parameter.grad = torch.zeros_like(parameter)
             ranks.add_up([total, count, *(p.grad for p in self.parameters if p.grad is not None)])
         return total, count
-
-    def _narrow(self) -> bool:
-        if self.config.dtype == "auto":
-            return self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        return self.config.dtype == "bfloat16"
 
     def evaluate(self, evaluate: Callable[[Any], dict[str, float]]) -> None:
         """Note what `evaluate` finds; it changes nothing of what follows."""
@@ -154,22 +150,21 @@ class _Run:
     def save(self) -> None:
         """Write the checkpoint, where the configuration names one."""
         if self.config.checkpoint is not None and ranks.rank() == 0:
-            save_checkpoint(self.config.checkpoint, self.model, self.optimizer, self.history, self.config)
+            save_checkpoint(self.config.checkpoint, self.model, self.optimizers, self.history, self.config)
 
 
-def make_optimizer(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW, with weight decay on matrices alone."""
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=config.learning_rate,
-        betas=config.betas,
-        eps=config.eps,
-        fused=True,
-    )
+def narrow_pays(model: nn.Module, device: torch.device) -> bool:
+    """Whether matrix products in bfloat16 are the faster ones, for this model on this device.
+
+    On a GPU that knows it they are. On a CPU with units for them (AMX) they are where a matrix has 2¹⁷
+    entries on average; smaller ones lose more by the conversion than they gain.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    if device.type != "cpu" or not torch.cpu.get_capabilities().get("amx_bf16", False):
+        return False
+    sizes = [module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear)]
+    return bool(sizes) and sum(sizes) >= 2**17 * len(sizes)
 
 
 def _seed_of(seed: int, step: int, rank: int) -> int:

@@ -254,6 +254,7 @@ def test_parts_of_a_batch_hold_every_example_once() -> None:
         ({"steps": 0}, "steps=0; it is at least 1"),
         ({"steps": 1, "schedule": "step"}, "schedule='step'; expected one of constant"),
         ({"steps": 1, "dtype": "float16"}, "dtype='float16'; expected float32"),
+        ({"steps": 1, "optimizer": "sgd"}, "optimizer='sgd'; expected adamw or muon"),
         ({"steps": 1, "clip": 0.0}, "clip=0.0; it is more than 0"),
         ({"steps": 1, "accumulate": 0}, "accumulate=0; it is at least 1"),
     ],
