@@ -1,4 +1,4 @@
-"""Decoding: from a model that gives the next token's logits to whole sequences, greedily or with a beam.
+"""Decoding: from a model that gives the next token's logits to whole sequences, greedily, by chance, by beam.
 
 Axes: n sentences, k beams kept for each, r rows of the decoder (n before the first token, then n · k),
 v words of the vocabulary.
@@ -12,6 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from course_lib.layers.cache import KeyValueCache
+from course_lib.models.gpt import GPT
 from course_lib.models.transformer import Transformer
 
 
@@ -185,3 +187,62 @@ def _keep(found: list[Hypothesis], new: Hypothesis, most: int) -> None:
     found.append(new)
     found.sort(key=lambda hypothesis: -hypothesis.score)
     del found[most:]
+
+
+def generate(
+    model: GPT,
+    ids: Tensor,
+    count: int,
+    *,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Go on with texts by `count` tokens: ids (n, t) → (n, t + count).
+
+    temperature: what the logits are divided by before a token is drawn; 0 takes the likeliest. top_k, top_p:
+    as in `keep_likeliest`. The model reads each token once and keeps keys and values. Oracle: `generate` of
+    `transformers`. Raises ValueError where t + count is more than the model's context.
+    """
+    if ids.shape[1] + count > model.config.context:
+        raise ValueError(
+            f"{ids.shape[1]} tokens and {count} more exceed context={model.config.context}; ask for fewer"
+        )
+    was_training, cache, written = model.training, KeyValueCache(model.config.num_layers), [ids]
+    model.eval()
+    with torch.inference_mode():
+        for _ in range(count):
+            logits = model(written[-1], cache=cache).logits[:, -1]
+            if temperature == 0:
+                following = logits.argmax(dim=-1, keepdim=True)
+            else:
+                shares = keep_likeliest(logits / temperature, top_k, top_p).softmax(dim=-1)
+                following = torch.multinomial(shares, 1, generator=generator)
+            written.append(following)
+    model.train(was_training)
+    return torch.cat(written, dim=1)  # outside inference mode, so that it may be trained on
+
+
+def keep_likeliest(logits: Tensor, top_k: int | None = None, top_p: float | None = None) -> Tensor:
+    """logits (n, v) with −∞ for all but the likeliest tokens.
+
+    top_k: how many may stay. top_p: the fewest whose shares add up to at least that (Holtzman et al. 2020);
+    it is applied after top_k.
+
+    >>> keep_likeliest(torch.tensor([[1.0, 3.0, 2.0]]), top_k=2).tolist()
+    [[-inf, 3.0, 2.0]]
+    """
+    if top_k is not None:
+        if top_k < 1:
+            raise ValueError(f"top_k={top_k}; at least 1 token has to stay")
+        least = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    if top_p is not None:
+        if not 0 < top_p <= 1:
+            raise ValueError(f"top_p={top_p}; it is a share above 0 and up to 1")
+        ordered, places = logits.sort(dim=-1, descending=True)
+        shares = ordered.softmax(dim=-1)
+        late = shares.cumsum(dim=-1) - shares >= top_p  # the tokens before it are enough
+        logits = logits.masked_fill(late.scatter(-1, places, late), -torch.inf)
+    return logits

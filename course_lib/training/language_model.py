@@ -23,7 +23,9 @@ class TextWindows:
 
     def __init__(self, ids: Tensor, context: int, batch: int, seed: int = 0) -> None:
         if len(ids) <= context:
-            raise ValueError(f"a text of {len(ids)} tokens has no window of {context} and the token behind it")
+            raise ValueError(
+                f"a text of {len(ids)} tokens has no window of {context} and the token behind it"
+            )
         self.ids, self.context, self.size, self.seed = ids, context, batch, seed
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
