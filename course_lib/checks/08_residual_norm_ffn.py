@@ -162,6 +162,7 @@ def _wrong_layer_norm(
             "of variance + eps": lambda: torch.sqrt(variance + eps),
             "of variance, then eps": lambda: torch.sqrt(variance) + eps,
             "without eps": lambda: torch.sqrt(variance),
+            "of variance + 1e-5": lambda: torch.sqrt(variance + 1e-5),
             "left out": lambda: variance + eps,
         }[root]()
         if not kept:
@@ -246,6 +247,12 @@ LAYER_NORM = Exercise(
             "eps is left out",
             _wrong_layer_norm(root="without eps"),
             "A token of equal numbers has variance 0, and 0/0 is NaN. Add eps to the variance before the root.",
+        ),
+        Misconception(
+            "eps is always 1e-5",
+            _wrong_layer_norm(root="of variance + 1e-5"),
+            "1e-5 is what `eps` is where nobody says otherwise. Write √(variance + eps), so that another value "
+            "counts.",
         ),
         Misconception(
             "the root is left out",
