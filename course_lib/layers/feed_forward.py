@@ -78,4 +78,4 @@ class FeedForward(nn.Module):
             wide = self.activation(wide)
         else:
             wide = self.activation(self.gate(hidden_states)) * wide
-        return self.down(self.dropout(wide))
+        return self.down(self.dropout(wide) if self.training else wide)

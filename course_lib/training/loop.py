@@ -106,7 +106,7 @@ class _Run:
             if parameter.grad is not None:
                 parameter.grad /= count
         if self.config.clip is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
+            nn.utils.clip_grad_norm_(self.parameters, self.config.clip, foreach=True)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
