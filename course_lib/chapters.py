@@ -45,7 +45,13 @@ CHAPTERS: tuple[Chapter, ...] = (
         open=True,
     ),
     Chapter("01_before_transformers", "Before Transformers", "alignment, n-grams, MLP, CNN, RNN, LSTM, GRU"),
-    Chapter("02_seq2seq_attention", "Sequence to sequence", "the bottleneck; Bahdanau and Luong attention"),
+    Chapter(
+        "02_seq2seq_attention",
+        "Sequence to sequence",
+        "the bottleneck; Bahdanau and Luong attention",
+        builds=("course_lib.models.seq2seq",),
+        open=True,
+    ),
     Chapter(
         "03_tokenizers",
         "Tokenizers",
