@@ -44,7 +44,18 @@ CHAPTERS: tuple[Chapter, ...] = (
         builds=("course_lib.shapes",),
         open=True,
     ),
-    Chapter("01_before_transformers", "Before Transformers", "alignment, n-grams, MLP, CNN, RNN, LSTM, GRU"),
+    Chapter(
+        "01_before_transformers",
+        "Before Transformers",
+        "alignment, n-grams, MLP, CNN, RNN, LSTM, GRU",
+        builds=(
+            "course_lib.models.alignment",
+            "course_lib.models.ngram",
+            "course_lib.models.window",
+            "course_lib.models.recurrent",
+        ),
+        open=True,
+    ),
     Chapter(
         "02_seq2seq_attention",
         "Sequence to sequence",

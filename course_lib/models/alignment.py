@@ -135,7 +135,7 @@ class _Cells:
 def train_model1(pairs: Iterable[WordPair], iterations: int = 10) -> Model1:
     """IBM Model 1 of sentence pairs, by expectation maximisation from a table in which all is equally likely.
 
-    The likelihood never falls, and its only maximum is found in the end (Brown et al. 1993, section 4.4);
+    The likelihood never falls, and its only maximum is found in the end (Brown et al. 1993);
     at most where that is not unique, the start decides. Raises ValueError where no target word is given.
     """
     pairs = list(pairs)
