@@ -12,7 +12,6 @@ Oracles: `GPT2LMHeadModel` and `LlamaForCausalLM` of `transformers`, whose check
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
@@ -29,6 +28,7 @@ from course_lib.layers.masks import causal_mask, combine_masks, over_keys
 from course_lib.layers.multi_head import check_heads, explicit_weights, fused_heads, repeat_kv_heads
 from course_lib.layers.norms import LayerNorm, RMSNorm
 from course_lib.layers.rotary import Rotary, join_pairs, split_pairs
+from course_lib.layers.stacked import StackedLinear
 from course_lib.shapes import expect_shape
 
 Positions: TypeAlias = Literal["learned", "rotary"]
@@ -114,7 +114,9 @@ class CausalAttention(nn.Module):
         super().__init__()
         self.heads = (config.num_heads, config.kv_heads, config.kv_heads)
         self.d_head, self.qk_norm, self.dropout = config.head_width, config.qk_norm, config.dropout
-        self.query_key_value = nn.Linear(config.d_model, sum(self.heads) * self.d_head, bias=config.bias)
+        self.query_key_value = StackedLinear(
+            config.d_model, [n * self.d_head for n in self.heads], config.bias
+        )
         self.output = nn.Linear(config.num_heads * self.d_head, config.d_model, bias=config.bias)
 
     def forward(self, hidden_states: Tensor, sight: Sight, cache: AttentionCache | None) -> Attended:
@@ -191,7 +193,7 @@ class GPT(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the weights anew as GPT-2 does (§2.3): 0.02 wide, narrower where many blocks add up."""
-        added = 0.0 if self.config.zero_init else 0.02 / math.sqrt(2 * self.config.num_layers)
+        added = 0.0 if self.config.zero_init else 0.02 * (2 * self.config.num_layers) ** -0.5
         for name, parameter in self.named_parameters():
             if name.endswith(("output.weight", "down.weight")):
                 nn.init.normal_(parameter, std=added)

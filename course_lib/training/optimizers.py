@@ -1,7 +1,6 @@
 """The optimisers of the loop: AdamW for everything, or Muon for the matrices inside the blocks.
 
-Muon (Jordan et al. 2024) keeps a momentum of each gradient matrix and steps along its nearest orthogonal one,
-so that all directions move equally far. Embeddings, heads, norms and biases stay with AdamW.
+Embeddings, heads, norms and biases stay with AdamW in both.
 """
 
 from __future__ import annotations
@@ -11,7 +10,9 @@ import re
 import torch
 from torch import Tensor, nn
 
+from course_lib.layers.stacked import StackedLinear
 from course_lib.training.config import TrainConfig
+from course_lib.training.muon import Muon
 
 INSIDE = re.compile(r"\.\d+\.")  # the name of a parameter in one of many equal blocks has its number
 
@@ -39,12 +40,9 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.O
             )
         )
     if hidden:
-        matrices = [named[name] for name in sorted(hidden)]
-        found.append(
-            torch.optim.Muon(
-                matrices, lr=config.matrix_learning_rate, momentum=0.95, weight_decay=config.weight_decay
-            )
-        )
+        stacked = {m.weight: m.widths for m in model.modules() if isinstance(m, StackedLinear)}
+        matrices = [(named[name], stacked.get(named[name], (len(named[name]),))) for name in sorted(hidden)]
+        found.append(Muon(matrices, config.matrix_learning_rate, weight_decay=config.weight_decay))
     for optimizer in found:
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]
