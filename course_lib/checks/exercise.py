@@ -132,7 +132,7 @@ class Exercise:
     judged: by a value's name, how good it has to be. Such a value is compared with no reference: it is
     measured against the truth that its case withholds, outside the learner's code.
     steps: named intermediate values of the reference on a case, in order of computation.
-    forbidden: dotted names that would give the answer away; "aten::…" names a torch operator.
+    forbidden: dotted names that give the answer away, of modules too; "aten::…" names a torch operator.
     library: "module:name" of the library's own version, which is no answer to hand in.
     seconds: how long one check of this exercise may take.
     speed: further points for speed, given where a GPU is and nowhere else.

@@ -7,9 +7,10 @@ import linecache
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import nbformat
+if TYPE_CHECKING:
+    import nbformat
 
 
 class NotebookProblem(ValueError):
@@ -39,6 +40,8 @@ class Answers:
 
 def read_notebook(path: Path) -> nbformat.NotebookNode:
     """The notebook in a file. Raises NotebookProblem, in one sentence, when it is not one."""
+    import nbformat
+
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

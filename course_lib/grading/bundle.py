@@ -5,6 +5,8 @@
       pristine/NN_topic.ipynb    the notebooks as learners got them
       solutions/NN_topic.ipynb   the published solutions, for `course similarity` and for trying the bundle
       library/course_lib/        the library with the exercises' entries, as they were at the release
+      cut/NN_topic/course_lib/   the files of the library that learners' processes read otherwise: what the
+                                 chapter's exercises forbid is cut out of them
 
 The bundle holds references, hidden cases and the seed, so its folder is for its owner only. Grading takes
 everything from here and nothing from the clone, so a later change of the course changes no mark.
@@ -20,21 +22,27 @@ import json
 import platform
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import nbformat
 import numpy as np
 
 from .. import __version__
 from ..atomic import write_text
 from ..checks.exercise import Case, Exercise, Misconception, Score, Speed, Tolerance
 from .answers import check_cells, is_answer, read_notebook
+from .cut import cut, shared
+from .graft import context_cells
+from .sandbox import stage_library
 
-FORMAT = 1
+if TYPE_CHECKING:
+    import nbformat
+
+FORMAT = 2
 MANIFEST = "manifest.json"
 # Of course_lib, what plays no part in a mark.
 NOT_BUNDLED = ("authoring", "__pycache__", "*.pyc")
@@ -62,14 +70,13 @@ class Question:
 
 @dataclass(frozen=True)
 class Assignment:
-    """One chapter of a bundle. preload: modules that its cells import."""
+    """One chapter of a bundle."""
 
     chapter: str
     title: str
     pristine: nbformat.NotebookNode
     solution: nbformat.NotebookNode
     questions: tuple[Question, ...]
-    preload: tuple[str, ...]
 
 
 class Bundle:
@@ -110,6 +117,14 @@ class Bundle:
         """The folder that holds the bundle's own `course_lib`."""
         return self.folder / "library"
 
+    def cut(self, chapter: str) -> Path:
+        """The folder with the files of the library that this chapter's learners read otherwise."""
+        return self.folder / "cut" / chapter
+
+    def preload(self, chapter: str) -> tuple[str, ...]:
+        """The modules that the chapter's cells import."""
+        return tuple(self.manifest["chapters"][chapter]["preload"])
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the manifest, which names the hash of every file."""
@@ -132,7 +147,6 @@ class Bundle:
                 pristine=read_notebook(self.folder / "pristine" / f"{chapter}.ipynb"),
                 solution=read_notebook(self.folder / "solutions" / f"{chapter}.ipynb"),
                 questions=tuple(_question(row) for row in plain["exercises"]),
-                preload=tuple(plain["preload"]),
             )
         return self._assignments[chapter]
 
@@ -214,11 +228,25 @@ def _chapter(root: Path, chapter: str, into: Path, points: dict[str, int]) -> di
     if missing:
         raise BundleProblem(f"{chapter}: the checks and the notebook differ in {', '.join(missing)}.")
     rows = [_row(exercise, expressions[exercise.id], points) for exercise in exercises]
+    graded = [row for row in rows if row["points"]]
+    _keep_cut(into / "library", into / "cut" / chapter, graded, context_cells(pristine))
     return {
         "title": BY_NAME[chapter].title,
         "preload": sorted(_without(_imported(pristine) | _imported(solution), exercises)),
-        "exercises": [row for row in rows if row["points"]],
+        "exercises": graded,
     }
+
+
+def _keep_cut(library: Path, into: Path, rows: Sequence[Mapping[str, Any]], cells: Sequence[str]) -> None:
+    """Cut what all exercises of a chapter forbid out of a copy of the library; keep what differs."""
+    with tempfile.TemporaryDirectory() as folder:
+        staged = stage_library(library, Path(folder) / "library")
+        cut(staged, shared([row["cut"] for row in rows]), cells)
+        for name in _files(staged):
+            whole, target = library / name, into / name
+            if not whole.exists() or whole.read_bytes() != (staged / name).read_bytes():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(staged / name, target)
 
 
 _TEXTS = ("id", "title", "minutes", "difficulty", "forbidden", "gpu", "seconds")

@@ -13,7 +13,7 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,13 +63,37 @@ def adopt_orphans() -> None:
         call("prctl", PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def own_namespaces(scratch: str, scratch_bytes: int, uid: int) -> None:
-    """Give this process's future children an own view: of processes, of shared memory, and of files.
+def prepare() -> None:
+    """Look up what the others here need once, in the process that forks: afterwards it may be refused."""
+    if LINUX:
+        for name in ("capset", "mount", "prctl", "setns", "unshare"):
+            getattr(_c_library(), name)
+        _processor()
+
+
+@contextlib.contextmanager
+def own_processes(again: bool) -> Iterator[None]:
+    """The one child that is forked in here is the first process of a namespace, and all of it ends with it.
+
+    again: whether another is to be forked afterwards, in a namespace of its own.
+    """
+    outside = os.open("/proc/self/ns/pid", os.O_RDONLY)
+    try:
+        call("unshare", CLONE_NEWPID)
+        yield
+        if again:
+            call("setns", outside, CLONE_NEWPID)
+    finally:
+        os.close(outside)
+
+
+def own_view(scratch: str, scratch_bytes: int, uid: int) -> None:
+    """Give this process and its future children an own view of files and of shared memory.
 
     scratch: the folder that becomes an empty one of `scratch_bytes`, belongs to `uid`, and goes with the
-    last child. /dev/shm and /proc are emptied: both would show, or keep, what other submissions did.
+    last process. /dev/shm and /proc are emptied: both would show, or keep, what other submissions did.
     """
-    call("unshare", CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWPID)
+    call("unshare", CLONE_NEWNS | CLONE_NEWIPC)
     _mount(b"none", b"/", None, MS_REC | MS_PRIVATE)
     owned = f"size={scratch_bytes},nr_inodes=10000,mode=0700,uid={uid},gid={uid}".encode()
     _mount(b"tmpfs", scratch.encode(), b"tmpfs", MS_NOSUID | MS_NODEV, owned)
@@ -104,20 +128,34 @@ def enter(view: Mapping[str, Any]) -> None:
     user: whether a user namespace comes first, as it must where this process is not root. steps, links:
     as in `views.View`. library: the folder that is shown as `course`. devices: paths. scratch: a folder.
     """
-    user, group = os.getuid(), os.getgid()
-    kinds = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWUTS
-    call("unshare", kinds | (CLONE_NEWUSER if view["user"] else 0))
-    if view["user"]:
-        _write("/proc/self/setgroups", "deny")
-        _write("/proc/self/uid_map", f"1000 {user} 1")
-        _write("/proc/self/gid_map", f"1000 {group} 1")
+    _go_on_in_new_namespaces(view["user"], CLONE_NEWUTS)
     call("sethostname", b"sandbox", ctypes.c_size_t(7))
+    _new_root(view)
+
+
+def enter_apart(user: bool) -> None:
+    """The same with what is seen already: nothing is shared with what runs beside but the files to read.
+
+    user: as above. /proc shows the new process and those below it.
+    """
+    _go_on_in_new_namespaces(user)
+    _mount(b"none", b"/", None, MS_REC | MS_PRIVATE)
+    _mount(b"proc", b"/proc", b"proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+
+
+def _go_on_in_new_namespaces(user: bool, further: int = 0) -> None:
+    own, group = os.getuid(), os.getgid()
+    kinds = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNET | further
+    call("unshare", kinds | (CLONE_NEWUSER if user else 0))
+    if user:
+        _write("/proc/self/setgroups", "deny")
+        _write("/proc/self/uid_map", f"1000 {own} 1")
+        _write("/proc/self/gid_map", f"1000 {group} 1")
     inside = os.fork()
     if inside:
         die_with_parent()
         os._exit(os.waitstatus_to_exitcode(os.waitpid(inside, 0)[1]) & 255)
     die_with_parent()
-    _new_root(view)
 
 
 def _new_root(view: Mapping[str, Any]) -> None:

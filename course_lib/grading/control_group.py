@@ -1,4 +1,4 @@
-"""A control group for a worker: the kernel's own count of all memory that its processes use.
+"""A control group for a submission: the kernel's own count of all memory that its processes use.
 
 Linux lets root, and a user within a systemd session, make groups (version 2). Elsewhere there is none, and
 `watch` is what limits the memory of a submission's processes together.
@@ -18,7 +18,6 @@ ROOT = Path("/sys/fs/cgroup")
 OWN = Path("/proc/self/cgroup")
 REMOVED_WITHIN_SECONDS = 2.0
 NUMBERS = itertools.count()
-JOIN = 'echo $$ > "$0"; exec "$@"'
 
 
 @dataclass(frozen=True)
@@ -46,9 +45,9 @@ class ControlGroup:
                 path.rmdir()
         return None
 
-    def around(self, command: list[str]) -> list[str]:
-        """The command, started within the group."""
-        return ["/bin/sh", "-c", JOIN, str(self.path / "cgroup.procs"), *command]
+    def take_in(self, process: int) -> None:
+        """Move a process into the group; what it starts from now on is born there."""
+        _set(self.path / "cgroup.procs", process)
 
     def remove(self) -> None:
         """Take the group away; its processes have been killed, and the kernel lets go of them soon."""
@@ -64,13 +63,16 @@ class ControlGroup:
 
 
 def works() -> bool:
-    """Whether this process can make a group that limits memory, and start processes in it: tried."""
+    """Whether this process can make a group that limits memory, and move processes into it: tried."""
     group = ControlGroup.make(1 << 30, 100)
     if group is None:
         return False
     try:
-        done = subprocess.run(group.around(["cat", str(OWN)]), capture_output=True, text=True)
-        return group.path.name in done.stdout
+        with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
+            group.take_in(process.pid)
+            return group.path.name in Path(f"/proc/{process.pid}/cgroup").read_text(encoding="ascii")
+    except OSError:
+        return False
     finally:
         group.remove()
 

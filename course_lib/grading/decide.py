@@ -22,7 +22,7 @@ import json
 import math
 import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import pairwise
@@ -274,12 +274,12 @@ def _on_values(
     wrong: Mapping[str, Sequence[Any]],
 ) -> Mark:
     found = _findings(exercise, cases, expected, actual)
+    named = _recognise(exercise, found, actual, wrong) if found and ended == "ok" else None
     if ended != "ok":
         index = min(len(actual), len(cases) - 1)
         found[index] = _ending(cases[index], ended, message)
     if not found:
         return Mark(exercise.id, exercise.title, exercise.points, exercise.points, "passed", len(cases))
-    named = _recognise(exercise, expected, actual, wrong) if ended == "ok" else None
     return _not_passed(exercise, cases, found, named)
 
 
@@ -522,6 +522,11 @@ def _fresh_array_text(array: Array) -> str:
     return f"{head} {array.data.ravel().tolist()!a}"
 
 
+def prepare() -> None:
+    """Import what decides now, while there is time, rather than at the first verdict."""
+    _nbval_cell()
+
+
 # --- nbval ---------------------------------------------------------------------------------------
 
 
@@ -642,27 +647,28 @@ def _cut(text: str) -> str:
 
 
 def _recognise(
-    exercise: Exercise, expected: Sequence[Any], actual: Sequence[Any], wrong: Mapping[str, Sequence[Any]]
+    exercise: Exercise, found: Container[int], actual: Sequence[Any], wrong: Mapping[str, Sequence[Any]]
 ) -> Misconception | None:
-    """The misconception whose values the answer's are wherever the answer is wrong, and most often."""
+    """The misconception whose values the answer's are wherever the answer is wrong, and most often.
+
+    found: the places of the cases where it is wrong.
+    """
     best, most = None, 0
     for misconception in exercise.misconceptions:
         if misconception.name not in wrong:
             continue
-        count = _agreement(exercise, expected, actual, wrong[misconception.name])
+        count = _agreement(exercise, found, actual, wrong[misconception.name])
         if count > most:
             best, most = misconception, count
     return best
 
 
-def _agreement(
-    exercise: Exercise, expected: Sequence[Any], actual: Sequence[Any], wrong: Sequence[Any]
-) -> int:
+def _agreement(exercise: Exercise, found: Container[int], actual: Sequence[Any], wrong: Sequence[Any]) -> int:
     """On how many cases two wrong answers agree, or 0 unless they agree wherever `actual` is wrong."""
     count = 0
-    for want, got, other in zip(expected, actual, wrong, strict=False):
+    for index, (got, other) in enumerate(zip(actual, wrong, strict=False)):
         alike = _alike(exercise, got, other)
-        if not alike and not agree(exercise, want, got):
+        if not alike and index in found:
             return 0
         count += alike
     return count

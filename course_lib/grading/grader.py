@@ -14,65 +14,34 @@ from __future__ import annotations
 import ast
 import builtins
 import contextlib
-import os
-import shutil
-import tempfile
-import threading
+import functools
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Self
-
-from nbformat import NotebookNode
+from typing import TYPE_CHECKING, Any, Self
 
 from ..checks.values import Raised
 from .bundle import Assignment, Bundle, Question
 from .confine import Limits
-from .cut import cut, shared
 from .decide import Mark, decide, ungraded
-from .graft import context_cells, program
+from .graft import program
 from .oracle import Draw, Oracle, OracleFailure
-from .sandbox import Outcome, SandboxFailure, Worker, stage_library
+from .sandbox import Outcome, SandboxFailure, Worker
+from .workers import Workers
 
-PREFIX = "course-grading-"
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
 UNTOUCHED = Raised("NotImplementedError", "")
-
-
-class Staging:
-    """The copies of the library that learners' processes read, one for each chapter, made when asked for."""
-
-    def __init__(self, bundle: Bundle) -> None:
-        self.bundle = bundle
-        self._lock = threading.Lock()
-        self._folder: Path | None = None
-
-    def library(self, assignment: Assignment) -> Path:
-        """The copy for this chapter: without what its exercises forbid."""
-        with self._lock:
-            if self._folder is None:
-                _sweep()
-                self._folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
-                # Learners' users pass through it.
-                self._folder.chmod(0o755)
-            library = self._folder / assignment.chapter
-            if not library.is_dir():
-                stage_library(self.bundle.library, library)
-                answers = shared([question.cut for question in assignment.questions])
-                cut(library, answers, context_cells(assignment.pristine))
-            return library
-
-    def close(self) -> None:
-        """Remove the copies."""
-        with self._lock:
-            if self._folder:
-                shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+BUILT_IN = frozenset(dir(builtins))
+# Cells whose names are remembered: a submission's answers are looked at once for each of its exercises.
+KEPT_CELLS = 64
 
 
 class Grader:
-    """Grades one submission at a time; use one for each thread, and leave it in the thread that entered it.
+    """Grades one submission at a time; use one for each thread.
 
-    bundle: what was released. isolation: as for `sandbox.Worker`. limits: of one exercise's process.
-    oracle, staging: where several graders share them; else the grader has its own.
+    bundle: what was released. isolation, limits: as for `Workers`. oracle, workers: where several graders
+    share them; else the grader has its own. The thread that first uses a worker must outlive it. Raises
+    NoIsolation.
     """
 
     def __init__(
@@ -82,15 +51,12 @@ class Grader:
         isolation: str = "auto",
         limits: Limits | None = None,
         oracle: Oracle | None = None,
-        staging: Staging | None = None,
+        workers: Workers | None = None,
     ) -> None:
         self.bundle = bundle
-        self.isolation = isolation
-        self.limits = limits
         self.oracle = oracle or Oracle(bundle.library)
-        self.staging = staging or Staging(bundle)
-        self._owns_oracle, self._owns_staging = oracle is None, staging is None
-        self._worker: tuple[str, Worker] | None = None
+        self.workers = workers or Workers(bundle, isolation, limits)
+        self._owns_oracle, self._owns_workers = oracle is None, workers is None
         self._times: tuple[Draw, tuple[float, ...]] | None = None
 
     def __enter__(self) -> Self:
@@ -100,30 +66,41 @@ class Grader:
         self.close()
 
     def close(self) -> None:
-        """End what was started, and remove the staged libraries."""
-        if self._worker:
-            self._worker[1].close()
+        """End what this grader started, and remove the staged libraries."""
+        if self._owns_workers:
+            self.workers.close()
         if self._owns_oracle:
             self.oracle.close()
-        if self._owns_staging:
-            self.staging.close()
-        self._worker = None
 
     def grade(self, chapter: str, answers: Mapping[str, str], seed: int) -> tuple[Mark, ...]:
         """A mark for every exercise of the chapter, in order; never raises for what the answers do.
 
-        answers: source by grade id, as `graft.extract_answers` gives them. Raises NoIsolation.
+        answers: source by grade id, as `graft.extract_answers` gives them.
         """
         assignment = self.bundle.assignment(chapter)
-        return tuple(self._mark(assignment, question, answers, seed) for question in assignment.questions)
+        with self.workers.of(chapter) as worker:
+            self._draw_all(assignment, seed)
+            return tuple(
+                self._mark(worker, assignment, question, answers, seed) for question in assignment.questions
+            )
+
+    def _draw_all(self, assignment: Assignment, seed: int) -> None:
+        """Have all cases drawn now: before the first submission the worker is still starting meanwhile."""
+        for question in assignment.questions:
+            # Who cannot be drawn is told of when its turn comes.
+            with contextlib.suppress(OracleFailure):
+                self.oracle.draw(question.exercise.id, seed)
 
     def _mark(
-        self, assignment: Assignment, question: Question, answers: Mapping[str, str], seed: int
+        self,
+        worker: Worker,
+        assignment: Assignment,
+        question: Question,
+        answers: Mapping[str, str],
+        seed: int,
     ) -> Mark:
         exercise = question.exercise
         try:
-            # First, because it takes as long to start as the oracle does, which may be starting meanwhile.
-            worker = self._worker_for(assignment)
             draw = self.oracle.draw(exercise.id, seed)
             times = self._reference_seconds(worker, assignment, question, draw)
             wrong = _Wrong(self.oracle, exercise.id, seed)
@@ -153,38 +130,6 @@ class Grader:
                 raise SandboxFailure(f"the published solution could not be timed: {outcome.message}")
             self._times = (draw, outcome.seconds)
         return self._times[1]
-
-    def _worker_for(self, assignment: Assignment) -> Worker:
-        """The preloaded process of this chapter; the one of another chapter is ended first."""
-        if self._worker and self._worker[0] == assignment.chapter:
-            return self._worker[1]
-        if self._worker:
-            self._worker[1].close()
-            self._worker = None
-        library = self.staging.library(assignment)
-        worker = Worker(library, self.limits, self.isolation, assignment.preload)
-        worker.__enter__()
-        self._worker = (assignment.chapter, worker)
-        return worker
-
-
-def _sweep() -> None:
-    """Remove the staged libraries of graders that were killed: their folders are named after them."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        number = folder.name.removeprefix(PREFIX).split("-")[0]
-        with contextlib.suppress(OSError):
-            if number.isdigit() and folder.stat().st_uid == os.getuid() and not _runs(int(number)):
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _outcome(
@@ -261,13 +206,14 @@ def programs(
 
     First the exercise's own and those that it refers to, directly or through others; then all.
     """
-    starters = {cell.grade_id: cell.source for cell in program(pristine, {}) if cell.grade_id}
+    cells = program(pristine, {})
+    starters = {cell.grade_id: cell.source for cell in cells if cell.grade_id}
     mine = {name: source for name, source in answers.items() if source.strip() != starters[name].strip()}
     if grade_id not in mine:
         yield None
         return
-    given = [name for cell in program(pristine, {}) if not cell.grade_id for name in _names(cell.source)[0]]
-    needed = _needed(mine, grade_id, frozenset(given) | frozenset(dir(builtins)))
+    given = [name for cell in cells if not cell.grade_id for name in _names(cell.source)[0]]
+    needed = _needed(mine, grade_id, BUILT_IN.union(given))
     yield {name: source for name, source in mine.items() if name in needed}
     if len(needed) < len(mine):
         yield mine
@@ -290,13 +236,14 @@ def _needed(answers: Mapping[str, str], grade_id: str, given: frozenset[str]) ->
     return needed
 
 
-def _names(source: str) -> tuple[set[str], set[str]]:
+@functools.lru_cache(KEPT_CELLS)
+def _names(source: str) -> tuple[frozenset[str], frozenset[str]]:
     """(names bound at the top of a cell, names that it uses anywhere)"""
     with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):
         tree = ast.parse(source)
-        used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-        return _bound(tree.body), used
-    return set(), set()
+        used = frozenset(node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
+        return frozenset(_bound(tree.body)), used
+    return frozenset(), frozenset()
 
 
 def _bound(statements: Sequence[ast.stmt]) -> set[str]:

@@ -16,11 +16,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any
-
-from nbformat import NotebookNode
+from typing import TYPE_CHECKING, Any
 
 from .answers import is_answer, parse_check
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 MAX_BYTES = 32 * 2**20  # A chapter with all of its pictures is under 2 MiB.
 MAX_CELLS = 2_000
@@ -353,8 +354,9 @@ def _choose(
     """The source that counts for an exercise, and a note when that is not just what stands in its cell."""
     if not candidates:
         return slot.starter, _why_missing(slot, cells)
-    refusals = [refusal for cell in candidates if (refusal := _refusal(cell))]
-    sources = [cell.source for cell in candidates if cell.source is not None and not _refusal(cell)]
+    looked_at = [(cell.source, _refusal(cell)) for cell in candidates]
+    refusals = [refusal for _, refusal in looked_at if refusal]
+    sources = [source for source, refusal in looked_at if source is not None and not refusal]
     changed = [source for source in sources if source.strip() != slot.starter.strip()]
     if not changed:
         return (sources or [slot.starter])[0], refusals[0] if refusals else None

@@ -137,7 +137,8 @@ def grade_submissions(
     options = options or Options()
     report = report or (lambda tally: None)
     out.mkdir(parents=True, exist_ok=True)
-    with Book.open(out / BOOK) as book, _pool(bundle, options) as pool:
+    # The pool first: its processes take longest to start.
+    with _pool(bundle, options) as pool, Book.open(out / BOOK) as book:
         run = _Run(book, bundle, options, pool, report)
         try:
             run.grade(read_submissions(submissions, bundle.chapters))

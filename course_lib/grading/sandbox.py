@@ -4,7 +4,7 @@
         outcome = worker.run(cells, "attention.sdpa", "scaled_dot_product_attention", cases)
 
 The worker process (`course_lib.grading.worker`) is started once, inside namespaces, and forks for each
-submission. This process never imports torch. It draws a case only when the case before is answered.
+program. This process never imports torch. It draws a case only when the case before is answered.
 
 What it does not do: show a GPU, or withstand a fault in the kernel itself. All memory of a submission is
 limited exactly where a control group can be made (`control_group`, and in a container); elsewhere it is
@@ -18,17 +18,21 @@ import contextlib
 import functools
 import json
 import os
+import queue
+import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, NoReturn, Self
 
 import numpy as np
 
@@ -49,7 +53,7 @@ from .views import (
     container,
     environment,
     installed_packages,
-    of_worker,
+    of_supervisor,
     own_calls,
     privileged,
 )
@@ -138,10 +142,11 @@ WORKS: dict[str, Callable[[], bool]] = {
 }
 
 
-def stage_library(root: Path, into: Path) -> Path:
+def stage_library(root: Path, into: Path, instead: Path | None = None) -> Path:
     """Copy of `root/course_lib` a learner's process may read; returns `into`, to be given to `Worker`.
 
     Left out: the entries of the exercises, whose references are answers, and the code that decides.
+    instead: a folder with files that take the place of those of the same name.
     """
 
     def left_out(folder: str, names: list[str]) -> set[str]:
@@ -151,6 +156,8 @@ def stage_library(root: Path, into: Path) -> Path:
         return ignored
 
     shutil.copytree(root / "course_lib", into / "course_lib", ignore=left_out)
+    if instead:
+        shutil.copytree(instead, into, dirs_exist_ok=True)
     # Learners' processes run as users that own nothing.
     for path in (into, *into.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
@@ -158,7 +165,7 @@ def stage_library(root: Path, into: Path) -> Path:
 
 
 class Worker:
-    """A preloaded process that runs learners' programs, one at a time.
+    """A preloaded process that runs learners' programs, for several threads at once where it `can_be_shared`.
 
     library: a staged copy of the library, as `stage_library` makes it. isolation: "auto" takes "bwrap"
     (bubblewrap), else "namespaces" (the same by Linux's own calls), else "docker" (a container of docker
@@ -176,38 +183,46 @@ class Worker:
     ) -> None:
         self.library = library.resolve()
         self.limits = limits or Limits()
-        self.isolation = _chosen(isolation)
+        self.isolation = chosen(isolation)
         self.preload = tuple(preload)
+        self._lock = threading.Lock()
+        self._closed = False
         self._process: subprocess.Popen[bytes] | None = None
         self._control: Channel | None = None
+        self._ready = False
         self._said: Any = None
-        self._group: ControlGroup | None = None
-        self._as_root = False
-        self._jobs = 0
+        self._as_root = self.isolation == "docker" or (self.isolation != "none" and privileged())
+        self._shared = can_be_shared(self.isolation)
+        self._idle: list[_Supervisor] = []
+        self._users: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for number in range(UIDS_OF_WORKER):
+            self._users.put(number)
 
     def __enter__(self) -> Self:
-        self._start()
+        self.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def begin(self) -> None:
+        """Start the preloaded process where it does not run, and do not wait until it has imported all."""
+        with self._lock:
+            self._begin()
+
+    def start(self) -> None:
+        """Start the preloaded process where it does not run, and wait for it. Raises SandboxFailure."""
+        with self._lock:
+            self._begin()
+            self._await()
+
     def close(self) -> None:
-        """End the worker and everything in it."""
-        if self._control:
-            self._control.close()
-        if self._process:
-            # A container ends by itself when nobody is at the other end; its command line ends with it.
-            if self.isolation == "docker":
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(CONTAINER_ENDS_SECONDS)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._said.close()
-        if self._group:
-            self._group.remove()
-        self._process, self._control, self._group = None, None, None
+        """End the worker and everything in it, for good."""
+        self._closed = True
+        # First, because it ends what other threads are waiting for.
+        self._kill()
+        with self._lock:
+            self._end()
 
     @property
     def pid(self) -> int | None:
@@ -227,79 +242,132 @@ class Worker:
         """Run the program's cells in a new process, then try `expression` on each case.
 
         probe: "topic.name" in `course_lib.checks.probes`. seconds: for one case, else the limit's.
-        Raises SandboxFailure where the machinery failed; the next call starts a new worker.
+        Raises SandboxFailure where the machinery failed; the next call starts what it needs anew.
         """
-        if self._process is None or self._process.poll() is not None:
-            self.close()
-            self._start()
-        task: dict[str, Any] = {
-            "program": list(program),
-            "probe": probe,
-            "expression": expression,
-            "forbidden": list(forbidden),
-        }
-        with (
-            tempfile.TemporaryDirectory(prefix="course-scratch-")
-            if self.isolation == "none"
-            else (contextlib.nullcontext(SCRATCH)) as scratch
-        ):
-            try:
-                return self._run(task, cases, seconds or self.limits.case, scratch)
-            except (SandboxFailure, ChannelClosed, OutOfTime, ProtocolError) as error:
-                self.close()
-                raise SandboxFailure(f"The sandbox failed: {error or type(error).__name__}.") from error
-            except BaseException:
-                self.close()
-                raise
+        task: dict[str, Any] = {"program": list(program), "probe": probe, "expression": expression}
+        try:
+            supervisor = self._supervisor(tuple(forbidden))
+            with self._scratch() as scratch, self._user() as user:
+                job = {"scratch": scratch, "uid": user}
+                return self._run(supervisor, job, task, cases, seconds or self.limits.case)
+        except (SandboxFailure, ChannelClosed, OutOfTime, ProtocolError, OSError) as error:
+            raise SandboxFailure(f"The sandbox failed: {error or type(error).__name__}.") from error
 
-    def _run(self, task: dict[str, Any], cases: Iterable[Case], seconds: float, scratch: str) -> Outcome:
-        assert self._control is not None
-        ours, theirs = socket.socketpair()
-        with ours:
-            with theirs:
-                socket.send_fds(self._control.connection, [b"j"], [theirs.fileno()])
-            job = {"scratch": scratch, "uid": self._next_uid(), "forbidden": task["forbidden"]}
-            self._control.send(job, _after(ANSWER_SECONDS))
-            talk = _Conversation(Channel(ours), self.limits.program, seconds)
-            if problem := talk.trouble():
-                raise SandboxFailure(f"{problem} {self._reason()}")
-            talk.hold(task, cases)
-            self._control.send({"end": True}, _after(ANSWER_SECONDS))
-            report = self._control.receive(_after(ANSWER_SECONDS))
-            if "failed" in report:
-                raise SandboxFailure(str(report["failed"]))
-            return talk.outcome(report)
+    def _run(
+        self,
+        supervisor: _Supervisor,
+        job: dict[str, Any],
+        task: dict[str, Any],
+        cases: Iterable[Case],
+        seconds: float,
+    ) -> Outcome:
+        """What came of the program; the supervisor is idle afterwards, or closed where anything failed."""
+        try:
+            with tempfile.TemporaryFile() as printed:
+                talk = _Conversation(supervisor.begin(job, printed), self.limits.program, seconds)
+                with talk.channel.connection:
+                    if problem := talk.trouble():
+                        raise SandboxFailure(f"{problem} {supervisor.reason() or self._last_words()}")
+                    talk.hold(task, cases)
+                    outcome = talk.outcome(supervisor.end(), _beginning(printed, self.limits.printed))
+        except BaseException:
+            supervisor.close()
+            raise
+        if not self._shared:
+            supervisor.close()
+            return outcome
+        with self._lock:
+            self._idle.append(supervisor)
+        return outcome
 
-    def _next_uid(self) -> int | None:
-        """A user that no other worker's submissions have, nor this one's last; None where none can be had."""
-        self._jobs += 1
-        if not self._as_root:
-            return None
-        number = (self.pid or 0) * UIDS_OF_WORKER + self._jobs % UIDS_OF_WORKER
+    def _scratch(self) -> contextlib.AbstractContextManager[str]:
+        """The folder to work in; in namespaces, each program is given an own one of the same name."""
+        if self.isolation == "none":
+            return tempfile.TemporaryDirectory(prefix="course-scratch-")
+        return contextlib.nullcontext(SCRATCH)
+
+    @contextlib.contextmanager
+    def _user(self) -> Iterator[int | None]:
+        """A user that no other program has, nor had a short while ago; None where none can be had."""
+        number = self._users.get()
+        try:
+            yield self._uid(number) if self._as_root else None
+        finally:
+            self._users.put(number)
+
+    def _uid(self, number: int) -> int:
+        number += (self.pid or 0) * UIDS_OF_WORKER
         # A container of a person who is not root has the first 65,536 users alone.
         return FIRST_UID_IN_CONTAINER + number % 10_000 if self.isolation == "docker" else FIRST_UID + number
 
-    def _reason(self) -> str:
-        """What the supervisor says about a learner's process that did not come up."""
+    def _supervisor(self, forbidden: tuple[str, ...]) -> _Supervisor:
+        """An idle supervisor that refuses these names, or a new one; a worker that has ended is started."""
+        self.start()
+        with self._lock:
+            found = next((idle for idle in self._idle if idle.forbidden == forbidden), None)
+            if found:
+                self._idle.remove(found)
+                return found
+            if self._control is None:
+                raise ChannelClosed
+            ours, theirs = socket.socketpair()
+            with theirs:
+                socket.send_fds(self._control.connection, [b"s"], [theirs.fileno()])
+            self._control.send({"forbidden": list(forbidden)}, _after(ANSWER_SECONDS))
+        grouped = self.isolation in ("bwrap", "namespaces")
+        return _Supervisor.met(ours, forbidden, of_supervisor(self.limits) if grouped else None)
+
+    # --- starting and ending ----------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        if self._closed:
+            raise SandboxFailure("The worker has been closed.")
+        if self._process is None or self._process.poll() is not None:
+            self._end()
+            self._said = tempfile.TemporaryFile()  # noqa: SIM115
+            try:
+                self._control = Channel(self._connected())
+            except (ChannelClosed, OSError) as error:
+                self._fail(str(error))
+
+    def _await(self) -> None:
+        if self._ready:
+            return
         assert self._control is not None
-        with contextlib.suppress(ChannelClosed, OutOfTime, ProtocolError):
-            return str(self._control.receive(_after(1)).get("failed"))
-        return self._last_words()
-
-    # --- starting ---------------------------------------------------------------------------------------
-
-    def _start(self) -> None:
-        self._as_root = self.isolation == "docker" or (self.isolation != "none" and privileged())
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115
         try:
-            self._control = Channel(self._connected())
             first = self._control.receive(_after(START_SECONDS))
         except (ChannelClosed, OutOfTime, ProtocolError) as error:
             first = {"failed": str(error) or "it ended, or did not answer"}
         if "ready" not in first:
-            said = self._last_words()
-            self.close()
-            raise SandboxFailure(f"The worker did not start: {first.get('failed')}. {said}".strip())
+            self._fail(str(first.get("failed")))
+        self._ready = True
+
+    def _fail(self, reason: str) -> NoReturn:
+        said = self._last_words()
+        self._end()
+        raise SandboxFailure(f"The worker did not start: {reason}. {said}".strip())
+
+    def _kill(self) -> None:
+        if (process := self._process) and process.poll() is None:
+            # A container ends by itself when nobody is at the other end; its command line ends with it.
+            if self.isolation == "docker":
+                with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                    if self._control:
+                        self._control.connection.shutdown(socket.SHUT_RDWR)
+                    process.wait(CONTAINER_ENDS_SECONDS)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+    def _end(self) -> None:
+        if self._control:
+            self._control.close()
+        if self._process:
+            self._kill()
+            self._process.wait()
+            self._said.close()
+        for supervisor in self._idle:
+            supervisor.close()
+        self._process, self._control, self._ready, self._idle = None, None, False, []
 
     def _connected(self) -> socket.socket:
         """Start the worker; the grader's end of the line to it."""
@@ -308,12 +376,8 @@ class Worker:
         ours, theirs = socket.socketpair()
         with theirs:
             number = theirs.fileno()
-            command, variables = self._command(number), None
-            if self.isolation != "none":
-                self._group = ControlGroup.make(*of_worker(self.limits))
-                command = self._group.around(command) if self._group else command
-                variables = environment()
-            self._launch(command, variables, (number,))
+            variables = None if self.isolation == "none" else environment()
+            self._launch(self._command(number), variables, (number,))
         return ours
 
     def _connected_by_name(self) -> socket.socket:
@@ -364,6 +428,8 @@ class Worker:
         settings = {
             "control": control,
             "confined": confined,
+            "apart": self._shared,
+            "as_root": self._as_root,
             "filtered": confined and seccomp.works(),
             "preload": self.preload,
             "limits": asdict(self.limits),
@@ -381,7 +447,90 @@ class Worker:
         return command
 
 
-def _chosen(isolation: str) -> str:
+class _Supervisor:
+    """The process that has run, and will run, learners' programs in turn; as `grading.worker` describes it.
+
+    line: to it. forbidden: names that are refused there. group: limits its memory, with all below it.
+    """
+
+    def __init__(self, line: Channel, forbidden: tuple[str, ...], group: ControlGroup | None) -> None:
+        self.line, self.forbidden, self.group = line, forbidden, group
+
+    @classmethod
+    def met(
+        cls, connection: socket.socket, forbidden: tuple[str, ...], group_limits: tuple[int, int] | None
+    ) -> Self:
+        """The one at the other end, when it is ready. group_limits: bytes, processes; None for no group."""
+        group = ControlGroup.make(*group_limits) if group_limits else None
+        made = cls(Channel(connection), forbidden, group)
+        try:
+            if group:
+                group.take_in(_process_at(connection, _after(ANSWER_SECONDS)))
+            first = made.line.receive(_after(ANSWER_SECONDS))
+            if "supervisor" not in first:
+                raise SandboxFailure(str(first.get("failed")))
+        except BaseException:
+            made.close()
+            raise
+        return made
+
+    def begin(self, job: dict[str, Any], printed: IO[bytes]) -> Channel:
+        """Start a learner's process, whose output goes to the file; the connection to it."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            socket.send_fds(self.line.connection, [b"j"], [theirs.fileno(), printed.fileno()])
+        self.line.send(job, _after(ANSWER_SECONDS))
+        return Channel(ours)
+
+    def end(self) -> dict[str, Any]:
+        """End the learner's process, with all that it started; the report on it."""
+        self.line.send({"end": True}, _after(ANSWER_SECONDS))
+        report: dict[str, Any] = self.line.receive(_after(ANSWER_SECONDS))
+        if "failed" in report:
+            raise SandboxFailure(str(report["failed"]))
+        return report
+
+    def reason(self) -> str:
+        """What it says about a learner's process that did not come up."""
+        with contextlib.suppress(ChannelClosed, OutOfTime, ProtocolError):
+            return str(self.line.receive(_after(1)).get("failed"))
+        return ""
+
+    def close(self) -> None:
+        """Leave it, and it ends."""
+        self.line.close()
+        if self.group:
+            self.group.remove()
+
+
+def _beginning(file: IO[bytes], characters: int) -> str:
+    """The first characters of what has been written to a file."""
+    file.seek(0)
+    return file.read(4 * characters).decode("utf-8", "replace")[:characters]
+
+
+def _process_at(connection: socket.socket, deadline: float) -> int:
+    """The process id of who has sent what lies unread, as the kernel tells it; waits until something does."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    poll.poll(1000 * max(0.0, deadline - time.monotonic()))
+    credentials = struct.Struct("3i")
+    size = socket.CMSG_SPACE(credentials.size)
+    found = connection.recvmsg(1, size, socket.MSG_PEEK | socket.MSG_DONTWAIT)[1]
+    return int(credentials.unpack(found[0][2])[0])
+
+
+def can_be_shared(isolation: str) -> bool:
+    """Whether a worker may run several programs at once, and each supervisor several in turn.
+
+    For that a supervisor needs a /proc of its own: bubblewrap lets only root make one, a container nobody.
+    """
+    return isolation == "namespaces" or (isolation == "bwrap" and privileged())
+
+
+def chosen(isolation: str) -> str:
+    """The means of isolation that is used where this is asked for. Raises NoIsolation."""
     if isolation not in ("auto", *WORKS, "none"):
         raise ValueError(f"isolation={isolation!r}, expected one of auto, {', '.join(WORKS)}, none")
     if not hasattr(os, "fork"):
@@ -495,7 +644,7 @@ class _Conversation:
             raise _Violation("an answer of the wrong form")
         return found
 
-    def outcome(self, report: dict[str, Any]) -> Outcome:
+    def outcome(self, report: dict[str, Any], printed: str) -> Outcome:
         """The outcome, after the process has ended; `report` is the supervisor's."""
         if self.status in ("ok", "error") and not self.channel.quiet():
             self.status, self.message = "violation", "The process sent more than it was asked for."
@@ -509,7 +658,7 @@ class _Conversation:
             self.status,
             tuple(self.values) if told else (),
             self.message,
-            report["printed"],
+            printed,
             self.errors,
             self.problem,
             tuple(self.seconds) if told else (),

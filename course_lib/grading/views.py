@@ -31,8 +31,9 @@ TELLING = ("/etc/hostname", "/etc/hosts", "/etc/resolv.conf")
 # What the worker needs to confine, count and end its children, who keep none of it.
 CAPABILITIES = {"SYS_ADMIN": 21, "SYS_PTRACE": 19, "SETUID": 7, "SETGID": 6, "KILL": 5}
 TRIAL_SECONDS = 60
-# For the preloaded process itself, beside what a submission may use.
+# For the preloaded process and for a supervisor, beside what a submission may use.
 PRELOADED_BYTES, PRELOADED_PROCESSES = 2 * GIBIBYTE, 32
+SUPERVISOR_BYTES, SUPERVISOR_PROCESSES = GIBIBYTE // 2, 8
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,11 @@ def environment() -> dict[str, str]:
 def of_worker(limits: Limits) -> tuple[int, int]:
     """(bytes of memory, processes) of a worker with one submission in it."""
     return limits.together + limits.scratch + PRELOADED_BYTES, limits.processes + PRELOADED_PROCESSES
+
+
+def of_supervisor(limits: Limits) -> tuple[int, int]:
+    """(bytes of memory, processes) of a supervisor with one submission below it."""
+    return limits.together + limits.scratch + SUPERVISOR_BYTES, limits.processes + SUPERVISOR_PROCESSES
 
 
 def privileged() -> bool:

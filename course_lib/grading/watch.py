@@ -7,13 +7,17 @@ The kernel limits each process; only a control group limits them together, and f
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import re
 import time
 from collections.abc import Iterator
 
 SECONDS, SECONDS_NEAR_LIMIT = 0.05, 0.01
-HELD = ("RssAnon:", "RssShmem:", "VmSwap:")
-SHARED_OUT = ("Pss_Anon:", "Pss_Shmem:", "SwapPss:")
+HELD = ("RssAnon", "RssShmem", "VmSwap")
+SHARED_OUT = ("Pss_Anon", "Pss_Shmem", "SwapPss")
+INSIDE = "NSpid"
+LONGEST = 1 << 16
 
 
 class MemoryWatch:
@@ -26,6 +30,7 @@ class MemoryWatch:
         self.limit = limit
         self.pause = SECONDS
         self._proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+        self._text = bytearray(LONGEST)
         self._next = time.monotonic() + self.pause
 
     def exceeded(self) -> bool:
@@ -48,24 +53,24 @@ class MemoryWatch:
         for process in self._numbers("."):
             # Processes end while they are looked at.
             with contextlib.suppress(OSError):
-                status = self._read(f"{process}/status")
-                if len(_field(status, "NSpid:")) > 1:
+                status = self._fields(f"{process}/status", (INSIDE, *HELD))
+                if len(status.pop(INSIDE, [])) > 1:
                     yield self._holder(process, status)
 
-    def _holder(self, process: str, status: str) -> tuple[str, int]:
+    def _holder(self, process: str, status: dict[str, list[int]]) -> tuple[str, int]:
         """The process itself, or a thread of it where the first has ended: that one tells of no memory."""
-        if _field(status, HELD[0]):
-            return process, _bytes(status, HELD)
+        if status:
+            return process, _bytes(status)
         for thread in self._numbers(f"{process}/task"):
             with contextlib.suppress(OSError):
-                if held := _bytes(self._read(f"{process}/task/{thread}/status"), HELD):
+                if held := _bytes(self._fields(f"{process}/task/{thread}/status", HELD)):
                     return f"{process}/task/{thread}", held
         return process, 0
 
     def _share(self, folder: str, held: int) -> int:
         """Bytes of one process, of each shared page its part; all of `held` where that cannot be read."""
         try:
-            return _bytes(self._read(f"{folder}/smaps_rollup"), SHARED_OUT)
+            return _bytes(self._fields(f"{folder}/smaps_rollup", SHARED_OUT))
         except PermissionError:
             return held
         except OSError:  # it has ended
@@ -78,15 +83,25 @@ class MemoryWatch:
         finally:
             os.close(descriptor)
 
-    def _read(self, path: str) -> str:
+    def _fields(self, path: str, names: tuple[str, ...]) -> dict[str, list[int]]:
+        """The numbers behind those of these names that the file has.
+
+        Its text is wiped out at once: processes choose their own names, and later ones would find them here.
+        """
         descriptor = os.open(path, os.O_RDONLY, dir_fd=self._proc)
-        with os.fdopen(descriptor, encoding="utf-8", errors="replace") as file:
-            return file.read()
+        try:
+            size = os.readv(descriptor, [self._text])
+            found = {name: _line_of(name).search(self._text, 0, size) for name in names}
+            return {name: [int(word) for word in line[1].split()] for name, line in found.items() if line}
+        finally:
+            self._text[:] = bytes(LONGEST)
+            os.close(descriptor)
 
 
-def _field(text: str, name: str) -> list[str]:
-    return next((line.split()[1:] for line in text.splitlines() if line.startswith(name)), [])
+@functools.cache
+def _line_of(name: str) -> re.Pattern[bytes]:
+    return re.compile(rb"^%s:([ \t\d]*)(?: kB)?$" % name.encode(), re.MULTILINE)
 
 
-def _bytes(text: str, names: tuple[str, ...]) -> int:
-    return 1024 * sum(int(value[0]) for name in names if (value := _field(text, name)))
+def _bytes(fields: dict[str, list[int]]) -> int:
+    return 1024 * sum(numbers[0] for numbers in fields.values())

@@ -1,9 +1,15 @@
-"""The process inside the sandbox: it has imported torch, and forks one child for each submission.
+"""The process inside the sandbox: it has imported torch, and what forks from it runs learners' programs.
 
-Three generations. The *preloaded* process imports and never computes: a child of a process that has run a
-multithreaded product hangs. Its child, the *supervisor*, makes namespaces for one submission, keeps the
-first characters of what is printed, and ends everything when the grader says so. The supervisor's child is
-the *learner's process*: limits, no privileges, then the program's cells, then one case after the other.
+Three generations. The *preloaded* process imports, and computes on one thread only: a child of a process that
+has run a multithreaded product hangs. Its children, the *supervisors*, refuse forbidden names, start one
+program after the other, and end it with all that it started when the grader says so; where they cannot be
+given a view of processes of their own, each starts one program and ends. The supervisor's child is the
+*learner's process*: its own namespaces, limits, no privileges, then the program's cells, then one case after
+the other.
+
+A supervisor's later children inherit its memory, so nothing that a learner's process writes comes into it:
+what is printed goes from the pipe to a file of the grader's within the kernel, and of what the kernel tells
+about the processes only numbers are kept.
 
 What a learner's code can do. It shares its process with the probe and with this module, so it can replace
 both, write to the grader's connection, and say what it likes about its own values. It gains nothing: it is
@@ -30,20 +36,24 @@ import socket
 import sys
 import traceback
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
+
+import numpy as np
 
 from ..checks.exercise import Case
 from ..checks.guard import ForbiddenCall, noticing
-from ..checks.probes import watched_inputs, were_changed
+from ..checks.probes import tensor, watched_inputs, were_changed
 from ..checks.values import Opaque, Raised, equal, normalise
 from . import confine, forbidding, seccomp
 from .confine import Limits
-from .protocol import Channel, ChannelClosed, ProtocolError
+from .protocol import Channel, ChannelClosed, ProtocolError, decode, encode
 from .watch import MemoryWatch
 
 CONNECTION = 3
+WARM_UPS = 3
 READ_AT_ONCE = 1 << 16
+LONGEST_CHARACTER = 4  # in UTF-8
 LONGEST_MESSAGE = 2000
 
 
@@ -58,18 +68,20 @@ def main(settings: str) -> None:
     if not given["confined"]:
         confine.die_with_parent()
     control = Channel(_connected(given["control"]))
+    gc.disable()  # What modules make stays: to look for garbage meanwhile takes an eighth of the time.
     try:
-        _preload(given["preload"])
+        _preload(given["preload"], given["confined"])
     except Exception as error:
         control.send({"failed": f"{type(error).__name__}: {error}"})
         return
     # What is loaded stays: a collection in a child would copy every page that it counts on.
     gc.collect()
     gc.freeze()
+    gc.enable()
     confine.use_large_pages()
     control.send({"ready": os.getpid()})
     with contextlib.suppress(ChannelClosed, ProtocolError):
-        _serve_jobs(control, given)
+        _fork_supervisors(control, given)
 
 
 def _connected(control: int | str) -> socket.socket:
@@ -81,7 +93,7 @@ def _connected(control: int | str) -> socket.socket:
     return line
 
 
-def _preload(modules: list[str]) -> None:
+def _preload(modules: list[str], confined: bool) -> None:
     import torch
 
     torch.set_num_threads(1)
@@ -93,99 +105,158 @@ def _preload(modules: list[str]) -> None:
     for name in ("course_lib.checks.notebook", "course_lib.checks.modes", *modules):
         importlib.import_module(name)
     forbidding.prepare()
+    if confined:
+        _warm_up()
 
 
-def _serve_jobs(control: Channel, given: Mapping[str, Any]) -> None:
+def _warm_up() -> None:
+    """Compute a little: what Python and torch make at the first use of a thing, a fork then has already.
+
+    On one thread, so that no child waits for another thread; and only where no GPU is seen, because torch
+    starts threads for one when it first differentiates.
+    """
+
+    def probe(answer: Any, case: Case) -> dict[str, Any]:
+        given = tensor(case["matrix"], dtype="float32", requires_grad=True)
+        loss = answer(given)
+        loss.backward()
+        return {"the loss": loss, "the gradient": given.grad}
+
+    cells = ["def answer(x):\n    return (torch.exp(x @ x.T / 2.0) + torch.ones(2, 2)).sum()"]
+    scope, _ = _run_program(["import torch", *cells])
+    case = {"inputs": {"matrix": np.ones((2, 2), dtype=np.float32)}, "device": "cpu"}
+    for _ in range(WARM_UPS):
+        decode(encode({"values": _run_case(probe, scope["answer"], case)[0]}))
+
+
+def _fork_supervisors(control: Channel, given: Mapping[str, Any]) -> None:
     while True:
-        # One byte with the descriptor of the connection to the coming child, then a frame.
+        # One byte with the descriptor of the coming supervisor's own line to the grader, then a frame.
         _, descriptors, _, _ = socket.recv_fds(control.connection, 1, 1)
         if not descriptors:
             return
-        job = control.receive()
-        supervisor = os.fork()
-        if supervisor == 0:
-            _supervise(control, descriptors[0], given, job)
+        forbidden = control.receive()["forbidden"]
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        if os.fork() == 0:
+            control.close()
+            _supervise(Channel(socket.socket(fileno=descriptors[0])), given, forbidden)
         os.close(descriptors[0])
-        _, status = os.waitpid(supervisor, 0)
-        if status != 0:
-            control.send({"failed": f"the supervisor ended with {status}"})
 
 
 # --- the supervisor -------------------------------------------------------------------------------------
 
 
-def _supervise(
-    control: Channel, connection: int, given: Mapping[str, Any], job: Mapping[str, Any]
-) -> NoReturn:
-    """Start the learner's process, drain its output, and end it when told. Never returns.
-
-    job: scratch, the folder to work in; uid, the user to become, None for no other; forbidden, names.
-    """
-    status = 1
+def _supervise(line: Channel, given: Mapping[str, Any], forbidden: Sequence[str]) -> NoReturn:
+    """Run one program after the other as the grader asks, until it goes. Never returns."""
     try:
-        limits = Limits(**given["limits"])
-        uid = os.getuid() if job["uid"] is None else job["uid"]
         confine.die_with_parent()
+        if given["apart"]:
+            confine.enter_apart(user=not given["as_root"])
         confine.adopt_orphans()
-        watch = None
-        if given["confined"]:
-            # Before /proc is covered; the child inherits what it prefers.
-            watch = MemoryWatch(limits.together)
-            confine.prefer_as_victim()
-            confine.own_namespaces(job["scratch"], limits.scratch, uid)
-        reading, writing = os.pipe()
-        child = os.fork()
-        if child == 0:
-            _learn(connection, writing, given, limits, uid, job)
-        os.close(connection)
-        os.close(writing)
-        _report(control, child, reading, limits.printed, watch)
-        status = 0
+        # Before /proc is covered.
+        watch = MemoryWatch(Limits(**given["limits"]).together) if given["confined"] else None
+        confine.prepare()
+        forbidding.enforce(forbidden)
+        gc.freeze()
+        line.send({"supervisor": "ready"})
+        with contextlib.suppress(ChannelClosed):
+            while _serve(line, given, forbidden, watch) and given["apart"]:
+                pass
     except BaseException:
         with contextlib.suppress(BaseException):
-            control.send({"failed": traceback.format_exc()[-LONGEST_MESSAGE:]})
-            status = 0
+            line.send({"failed": traceback.format_exc()[-LONGEST_MESSAGE:]})
     finally:
-        os._exit(status)
+        os._exit(0)
 
 
-def _report(control: Channel, child: int, reading: int, keep: int, watch: MemoryWatch | None) -> None:
-    """Collect output until the grader sends anything or goes; then end the child and tell what it did."""
+def _serve(
+    line: Channel, given: Mapping[str, Any], forbidden: Sequence[str], watch: MemoryWatch | None
+) -> bool:
+    """Start a learner's process, drain its output, and end it when told. False where the grader has gone.
+
+    A job has scratch, the folder to work in, and uid, the user to become, None for no other.
+    """
+    # One byte with the descriptors of the connection to the coming process and of a file for its output.
+    _, descriptors, _, _ = socket.recv_fds(line.connection, 1, 2)
+    if not descriptors:
+        return False
+    connection, printed = descriptors
+    job = line.receive()
+    limits = Limits(**given["limits"])
+    reading, writing = os.pipe()
+    with confine.own_processes(given["apart"]) if given["confined"] else contextlib.nullcontext():
+        child = os.fork()
+        if child == 0:
+            _learn(connection, writing, given, limits, job, forbidden)
+    os.close(connection)
+    os.close(writing)
+    with contextlib.closing(_Output(reading, printed, limits.printed)) as output:
+        _report(line, child, output, watch)
+    return True
+
+
+def _report(line: Channel, child: int, output: _Output, watch: MemoryWatch | None) -> None:
+    """Pass output on until the grader sends anything or goes; then end the child and tell how it ended."""
     exceeded = False
-    os.set_blocking(reading, False)
-    printed = bytearray()
     poll = select.poll()
-    poll.register(control.connection, select.POLLIN)
-    poll.register(reading, select.POLLIN)
+    poll.register(line.connection, select.POLLIN)
+    poll.register(output.reading, select.POLLIN)
     while True:
         ready = dict(poll.poll(1000 * watch.pause if watch else None))
-        if control.connection.fileno() in ready:
+        if line.connection.fileno() in ready:
             break
-        if reading in ready and not _drain(reading, printed, keep):
-            poll.unregister(reading)
+        if output.reading in ready and not output.drain():
+            poll.unregister(output.reading)
         if watch and watch.exceeded():
             exceeded, watch = True, None
             os.kill(child, signal.SIGKILL)
-    control.receive()
+    line.receive()
     status = _end(child)
-    _drain(reading, printed, keep)
+    output.drain()
     ended = {"signal": os.WTERMSIG(status)} if os.WIFSIGNALED(status) else {"code": os.WEXITSTATUS(status)}
-    told = {"printed": printed.decode("utf-8", "replace")[:keep], "exceeded": exceeded}
-    control.send(told | ended)
+    line.send({"exceeded": exceeded} | ended)
 
 
-def _drain(reading: int, printed: bytearray, keep: int) -> bool:
-    """Read what is there, up to a pipe's content. False once nobody can write any more."""
-    for _ in range(16):
-        try:
-            piece = os.read(reading, READ_AT_ONCE)
-        except BlockingIOError:
-            return True
-        if not piece:
-            return False
-        # UTF-8 takes up to four bytes a character.
-        printed += piece[: max(0, 4 * keep - len(printed))]
-    return True
+class _Output:
+    """The pipe that learners' processes print to, and the file to which the first of it goes.
+
+    keep: how many characters; the rest goes nowhere.
+    """
+
+    def __init__(self, reading: int, file: int, keep: int) -> None:
+        self.reading, self._file = reading, file
+        self._room = LONGEST_CHARACTER * keep
+        self._nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.set_blocking(reading, False)
+
+    def drain(self) -> bool:
+        """Empty the pipe, up to what it holds. False once nobody can write any more."""
+        for _ in range(16):
+            try:
+                moved = self._move()
+            except BlockingIOError:
+                return True
+            if not moved:
+                return False
+        return True
+
+    def _move(self) -> int:
+        """Pass a piece on, outside of this process's memory where the system can; how many bytes."""
+        target = self._file if self._room else self._nowhere
+        size = min(self._room, READ_AT_ONCE) or READ_AT_ONCE
+        if hasattr(os, "splice"):
+            moved = os.splice(self.reading, target, size, flags=os.SPLICE_F_NONBLOCK)
+        else:
+            moved = os.write(target, os.read(self.reading, size))
+        self._room = max(0, self._room - moved)
+        return moved
+
+    def close(self) -> None:
+        """Close the pipe, the file, and what leads nowhere."""
+        for descriptor in (self.reading, self._file, self._nowhere):
+            os.close(descriptor)
 
 
 def _end(child: int) -> int:
@@ -228,23 +299,26 @@ def _learn(
     output: int,
     given: Mapping[str, Any],
     limits: Limits,
-    uid: int,
     job: Mapping[str, Any],
+    forbidden: Sequence[str],
 ) -> NoReturn:
     """Confine this process, then run the program and answer cases. Never returns."""
     try:
+        confine.die_with_parent()
         channel = Channel(socket.socket(fileno=_own_descriptors(connection, output)))
         try:
             os.setsid()
             if given["confined"]:
+                uid = os.getuid() if job["uid"] is None else job["uid"]
+                confine.prefer_as_victim()
+                confine.own_view(job["scratch"], limits.scratch, uid)
                 confine.drop_privileges(uid)
             os.chdir(job["scratch"])
             # A change of user forgets it, so this comes after.
             confine.die_with_parent()
             confine.set_limits(limits, processes=given["confined"])
             if given["filtered"]:
-                seccomp.refuse_calls(programs=bool(job["forbidden"]))
-            forbidding.enforce(job["forbidden"])
+                seccomp.refuse_calls(programs=bool(forbidden))
         except Exception as error:
             channel.send({"failed": f"{type(error).__name__}: {error}"})
             os._exit(1)
@@ -326,8 +400,6 @@ def _run_case(
 
 def _sendable(values: dict[str, Any] | Raised, channel: Channel) -> dict[str, Any] | Raised:
     """The values, with those that no frame holds told by their type alone."""
-    from .protocol import encode
-
     if isinstance(values, Raised):
         return Raised("ProtocolError", "an exception that cannot be told")
     total, kept = 0, {}

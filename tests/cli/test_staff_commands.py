@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from course_lib.cli import app
 from course_lib.grading import bundle as bundle_module
-from course_lib.grading import sandbox
+from course_lib.grading import workers
 from course_lib.grading.answers import is_answer
 from course_lib.grading.sandbox import NoIsolation, available
 
@@ -172,7 +172,7 @@ def test_without_isolation_it_refuses_and_with_none_it_says_what_that_means(
         raise NoIsolation("Nothing here keeps a submission apart.")
 
     with monkeypatch.context() as patched:
-        patched.setattr(sandbox, "_chosen", refuse)
+        patched.setattr(workers, "chosen", refuse)
         done = course(*words)
     assert done.exit_code == 3 and "Nothing here keeps a submission apart." in done.output
     done = course(*words, "--isolation", "none")

@@ -10,7 +10,10 @@ import pytest
 
 from course_lib.checks.registry import exercises_of
 from course_lib.grading.bundle import MANIFEST, Bundle, BundleProblem, make_bundle
+from course_lib.grading.cut import cut, shared
+from course_lib.grading.graft import context_cells
 from course_lib.grading.oracle import Oracle, OracleFailure
+from course_lib.grading.sandbox import stage_library
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAPTER = "00_welcome"
@@ -42,6 +45,20 @@ def test_two_bundles_have_two_seeds_and_two_environments(made: Bundle, tmp_path:
     assert other.manifest["seed"] != made.manifest["seed"]
     assert other.environment != made.environment
     assert other.manifest["files"] == made.manifest["files"]
+
+
+def test_learners_read_the_library_without_what_all_of_a_chapter_forbids(tmp_path: Path) -> None:
+    chapter = "06_attention"
+    bundle = make_bundle(ROOT, [chapter], tmp_path / "private")
+    shown = stage_library(bundle.library, tmp_path / "shown", bundle.cut(chapter))
+    assignment = bundle.assignment(chapter)
+    expected = stage_library(bundle.library, tmp_path / "cut anew")
+    cut(expected, shared([each.cut for each in assignment.questions]), context_cells(assignment.pristine))
+    found = [{path.relative_to(top): path for path in top.rglob("*.*")} for top in (shown, expected)]
+    assert found[0].keys() == found[1].keys()
+    assert all(path.read_bytes() == found[1][name].read_bytes() for name, path in found[0].items())
+    whole, left = ((top / "course_lib/layers/attention.py").read_text() for top in (bundle.library, shown))
+    assert "nn.Linear(" in whole and "nn.Linear(" not in left
 
 
 @pytest.mark.parametrize(

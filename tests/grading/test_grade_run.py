@@ -220,12 +220,12 @@ def test_a_failure_of_the_machinery_is_no_mark_and_is_mended_by_the_next_run(
 def test_without_isolation_nothing_is_run(
     bundle: Bundle, hand_in: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from course_lib.grading import sandbox
+    from course_lib.grading import workers
 
     def none(isolation: str) -> str:
         raise NoIsolation("Nothing works here.")
 
-    monkeypatch.setattr(sandbox, "_chosen", none)
+    monkeypatch.setattr(workers, "chosen", none)
     with pytest.raises(NoIsolation):
         grade_submissions(hand_in("anna", SOLVED), bundle, tmp_path / "out", ONE)
     assert rows_in(tmp_path / "out", everything=True) == []

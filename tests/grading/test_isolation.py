@@ -17,6 +17,7 @@ import tarfile
 import textwrap
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,30 @@ def test_each_submission_of_root_has_a_user_of_its_own(worker: Worker) -> None:
     assert 0 not in first
     if worker._as_root:
         assert first != second
+
+
+def test_programs_that_run_at_once_meet_nowhere_and_are_counted_apart(worker: Worker) -> None:
+    if not worker._shared:
+        pytest.skip("such a worker runs one program at a time")
+    # Each alone is within the limit, both together are not.
+    code = f"""
+    import os, signal, socket, time
+    held = bytearray(b"x") * {LIMITS.together * 6 // 10}
+    line = socket.socket(socket.AF_UNIX)
+    line.bind("\\0met")
+    open("left", "w").close()
+    for number in range(2, 100):
+        try:
+            os.kill(number, signal.SIGKILL)
+        except OSError:
+            pass
+    time.sleep(1.5)
+    told = [os.getpid(), *os.listdir("/scratch"), os.getuid()]
+    """
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(lambda _: told(worker, code), range(2)))
+    assert [each[:2] for each in found] == [[1, "left"], [1, "left"]]
+    assert (found[0][2] != found[1][2]) == worker._as_root
 
 
 # --- the filter of calls --------------------------------------------------------------------------------
@@ -462,9 +487,8 @@ def test_a_control_group_is_made_beside_our_own_with_its_limits(
     assert group is not None and group.path.parent == groups
     assert (group.path / "memory.max").read_text() == str(1 << 30)
     assert (group.path / "pids.max").read_text() == "40"
-    done = subprocess.run(group.around(["echo", "in the group"]), capture_output=True, text=True)
-    assert done.stdout == "in the group\n"
-    assert (group.path / "cgroup.procs").read_text().strip().isdigit()
+    group.take_in(4711)
+    assert (group.path / "cgroup.procs").read_text() == "4711"
 
 
 def test_no_group_is_left_where_memory_cannot_be_limited(groups: Path) -> None:
@@ -476,7 +500,9 @@ def test_no_group_is_left_where_memory_cannot_be_limited(groups: Path) -> None:
 def test_a_real_control_group_limits_memory() -> None:
     group = ControlGroup.make(1 << 30, 40)
     assert group is not None
-    code = "bytearray(b'x') * (2 << 30)"
-    done = subprocess.run(group.around([sys.executable, "-c", code]))
+    code = "input(); bytearray(b'x') * (2 << 30)"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as process:
+        group.take_in(process.pid)
+        process.communicate(b"\n")
     group.remove()
-    assert done.returncode == -signal.SIGKILL and not group.path.exists()
+    assert process.returncode == -signal.SIGKILL and not group.path.exists()

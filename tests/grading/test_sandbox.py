@@ -5,6 +5,7 @@ Oracles: the kernel's own errors, the processes and files of this machine, and 2
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
@@ -314,16 +315,23 @@ def test_nothing_outside_scratch_can_be_written(either: Worker, library: Path) -
 # --- what is to be stopped ------------------------------------------------------------------------------
 
 
-def alive(worker: Worker) -> int:
-    """How many processes the worker has, once those that were killed are gone."""
+def alive(worker: Worker) -> set[int]:
+    """The worker's processes, without those that have ended and are not waited for yet."""
     assert worker.pid is not None
-    top = psutil.Process(worker.pid)
+    found = set()
+    for process in psutil.Process(worker.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.add(process.pid)
+    return found
+
+
+def has_left_nothing(worker: Worker, before: set[int]) -> bool:
+    """Whether soon no process is there that was not before."""
     deadline = time.monotonic() + 5
-    while True:
-        count = len(top.children(recursive=True))
-        if count <= 2 or time.monotonic() > deadline:
-            return count
+    while not alive(worker) <= before and time.monotonic() < deadline:
         time.sleep(0.02)
+    return alive(worker) <= before
 
 
 STOPPED = {
@@ -369,12 +377,14 @@ STOPPED = {
 @pytest.mark.parametrize("name", STOPPED)
 def test_programs_that_do_not_end_well_are_ended(worker: Worker, name: str) -> None:
     status, code = STOPPED[name]
+    assert run(worker, HONEST).status == "ok"
+    before = alive(worker)
     started = time.monotonic()
     outcome = run(worker, HONEST, code)
     assert (outcome.status, outcome.values) == (status, ()), outcome
     assert time.monotonic() - started < 12
     assert_unharmed(worker)
-    assert alive(worker) <= 2
+    assert has_left_nothing(worker, before)
 
 
 @confined
@@ -390,9 +400,42 @@ def test_processes_that_outlive_the_program_are_ended(either: Worker) -> None:
             os._exit(0)
     told = "left"
     """
+    assert run(either, HONEST).status == "ok"
+    before = alive(either)
     assert told(either, textwrap.dedent(code)) == "left"
-    assert alive(either) <= 2
+    assert has_left_nothing(either, before)
     assert_unharmed(either)
+
+
+@confined
+def test_what_one_program_printed_is_not_in_the_memory_of_the_next(either: Worker) -> None:
+    assert run(either, HONEST, "for number in range(500):\n    print('written by', 'anna')").printed
+    code = """
+    import ctypes, os
+    out, into = os.pipe()
+
+    def there(address):
+        try:
+            os.write(into, (ctypes.c_char * 4096).from_address(address))
+        except OSError:
+            return False
+        return bool(os.read(out, 4096))
+
+    def around(address):
+        begin = end = address // 4096 * 4096
+        while there(begin - 4096):
+            begin -= 4096
+        while there(end):
+            end += 4096
+        return ctypes.string_at(begin, end - begin)
+
+    sbrk = ctypes.CDLL(None).sbrk
+    sbrk.restype = ctypes.c_void_p
+    places = (sbrk(ctypes.c_ssize_t(0)) - 8192, id(os), id(there))
+    told = sum(around(place).count(b" ".join([b"written by", b"anna"])) for place in places)
+    """
+    # The words that are looked for are there themselves.
+    assert told(either, textwrap.dedent(code)) < 10
 
 
 @confined
