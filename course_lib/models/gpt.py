@@ -42,10 +42,9 @@ class GPTConfig:
     context: the longest text, in tokens. num_kv_heads: num_heads when None; fewer is grouped-query attention.
     d_head: d_model / num_heads when None; d_ff: 4 · d_model. positions: "learned" vectors that are added, or
     "rotary" with rotary_base. activation: GPT-2 itself has "gelu_tanh", which differs by at most 0.0005 and
-    takes six times as long on a CPU. qk_norm: queries and keys are brought to one length (Dehghani et al.
-    2023), without weights. bias: in linear layers and LayerNorm. tie_weights: the head is the embedding.
-    zero_init: what a sublayer adds starts at zero. dropout: on the embedding, on attention weights and on
-    what each sublayer adds.
+    takes six times as long on a CPU. qk_norm: queries and keys of one length, without weights (Dehghani et al.
+    2023). bias: in linear layers and LayerNorm. tie_weights: the head is the embedding. zero_init: what a
+    sublayer adds starts at zero. dropout: on the embedding, attention weights and what a sublayer adds.
     """
 
     vocab_size: int = 50257
@@ -114,16 +113,15 @@ class CausalAttention(nn.Module):
         super().__init__()
         self.heads = (config.num_heads, config.kv_heads, config.kv_heads)
         self.d_head, self.qk_norm, self.dropout = config.head_width, config.qk_norm, config.dropout
-        self.query_key_value = StackedLinear(
-            config.d_model, [n * self.d_head for n in self.heads], config.bias
-        )
-        self.output = nn.Linear(config.num_heads * self.d_head, config.d_model, bias=config.bias)
+        d, widths = config.d_model, [count * self.d_head for count in self.heads]
+        self.query_key_value = StackedLinear(d, widths, bias=config.bias)
+        self.output = nn.Linear(widths[0], d, bias=config.bias)
 
     def forward(self, hidden_states: Tensor, sight: Sight, cache: AttentionCache | None) -> Attended:
         """(b, t, d) → (b, t, d), and the weights (b, h, t, n)."""
         b, t, _ = hidden_states.shape
-        packed = self.query_key_value(hidden_states).view(b, t, -1, self.d_head).transpose(1, 2)
-        query, key, value = packed.split_with_sizes(self.heads, dim=1)  # (b, h or g, t, d_head)
+        packed = self.query_key_value(hidden_states).view(b, t, -1, self.d_head)  # (b, t, h + 2g, d_head)
+        query, key, value = (x.transpose(1, 2) for x in packed.split_with_sizes(self.heads, dim=2))
         if self.qk_norm:
             query, key = (F.rms_norm(part, (self.d_head,)) for part in (query, key))
         if sight.rotation is not None:
