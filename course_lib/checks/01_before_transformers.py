@@ -77,6 +77,7 @@ def _em(
     has_null: bool = True,
     share: Callable[[Tensor], Tensor] = lambda block: block / block.sum(dim=0),
     distinct: bool = False,
+    overwrites: bool = False,
     fresh: bool = True,
     maximise: Callable[[Tensor], Tensor] = lambda counts: counts / counts.sum(dim=1, keepdim=True),
     unseen: str = "kept",
@@ -91,7 +92,10 @@ def _em(
             if distinct:
                 words, target = words.unique(), target.unique()
             shares = share(table[words][:, target])
-            counts.index_put_((words[:, None], target), shares, accumulate=True)
+            if overwrites:
+                counts[words[:, None], target] += shares
+            else:
+                counts.index_put_((words[:, None], target), shares, accumulate=True)
         found = maximise(counts)
         rest = table if unseen == "kept" else torch.zeros_like(table)
         found = torch.where(counts.sum(dim=1, keepdim=True) > 0, found, rest)
@@ -185,6 +189,12 @@ EM_STEP = Exercise(
             _em(distinct=True),
             "A word that stands twice in a sentence is there twice: both places take part in the sum, and both target "
             "places are counted.",
+        ),
+        Misconception(
+            "words that repeat overwrite each other",
+            _em(overwrites=True),
+            "`counts[words, targets] += shares` adds only once where the same entry is named twice. Use `index_put_` with "
+            "`accumulate=True`, or a loop.",
         ),
         Misconception(
             "the new table is normalised over the wrong side",
