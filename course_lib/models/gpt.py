@@ -42,7 +42,7 @@ class GPTConfig:
     context: the longest text, in tokens. num_kv_heads: num_heads when None; fewer is grouped-query attention.
     d_head: d_model / num_heads when None; d_ff: 4 · d_model. positions: "learned" vectors that are added, or
     "rotary" with rotary_base. activation: GPT-2 itself has "gelu_tanh", which differs by at most 0.0005 and
-    takes six times as long on a CPU. qk_norm: queries and keys of one length, without weights (Dehghani et al.
+    takes six times as long on a CPU. qk_norm: queries and keys of one length, no weights (Dehghani et al.
     2023). bias: in linear layers and LayerNorm. tie_weights: the head is the embedding. zero_init: what a
     sublayer adds starts at zero. dropout: on the embedding, attention weights and what a sublayer adds.
     """
