@@ -399,3 +399,25 @@ def test_tokenizers_travel_with_the_model(tmp_path: Path) -> None:
     empty = tmp_path / "nothing"
     empty.mkdir()
     refused("neither tokenizer.json nor vocab.txt", lambda: hub.load_tokenizer(empty))
+
+
+BYTES = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "<|endoftext|>"]
+
+
+@pytest.mark.parametrize("kind", ["GPT2", "Roberta", "Bert", "DistilBert"])
+def test_published_tokenizers_give_the_same_ids(kind: str, tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    if kind.endswith("ert"):
+        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "bank", "##er", "is", "2", "##026", "!"]
+        (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    else:
+        learned = tokenizers.ByteLevelBPETokenizer()
+        texts = ["The banker's bank is on the bank.", "Isn't it 2026?"] * 20
+        learned.train_from_iterator(texts, vocab_size=300, special_tokens=BYTES, show_progress=False)
+        learned.save_model(str(tmp_path))
+    theirs = getattr(transformers, f"{kind}TokenizerFast").from_pretrained(tmp_path)
+    theirs.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved" / "vocab.txt").exists()
+    ours = hub.load_tokenizer(tmp_path / "saved")
+    for text in ("The banker's bank is 2026!", "über  the\nBANK", ""):
+        assert list(ours.encode(text)) == theirs.encode(text, add_special_tokens=False)
