@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from course_lib.training import History, Loss, TrainConfig, train
 from course_lib.training.batches import take_part
+from course_lib.training.checkpoint import ABOUT
 
 CPU = torch.device("cpu")
 
@@ -143,6 +147,20 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, change: dict[str
         run(dataclasses.replace(config, **change))
 
 
+def test_a_checkpoint_from_before_a_setting_was_known_is_continued(tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    config = TrainConfig(steps=4, checkpoint=path)
+    _, history = run(config)
+    with safe_open(path, framework="pt") as stored:
+        about = json.loads(stored.metadata()[ABOUT])
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    del about["config"]["optimizer"], about["config"]["matrix_learning_rate"]
+    save_file(tensors, path, metadata={ABOUT: json.dumps(about)})
+    assert run(config)[1] == history
+    with pytest.raises(ValueError, match="optimizer adamw there, muon here"):
+        run(dataclasses.replace(config, optimizer="muon"))
+
+
 def test_a_checkpoint_of_another_model_a_damaged_and_a_foreign_one_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "run.safetensors"
     config = TrainConfig(steps=2, checkpoint=path)
@@ -156,8 +174,6 @@ def test_a_checkpoint_of_another_model_a_damaged_and_a_foreign_one_are_refused(t
     path.write_bytes(b"{}")
     with pytest.raises(ValueError, match="is damaged"):
         run(config)
-    from safetensors.torch import save_file
-
     save_file(small_model().state_dict(), path)
     with pytest.raises(ValueError, match="not a checkpoint of this loop"):
         run(config)
