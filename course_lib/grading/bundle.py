@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 MANIFEST = "manifest.json"
+# torch imports its compiler when it makes an optimiser, and when it first computes on the device without
+# memory: a second, in every process anew.
+IMPORTED_LATE = "torch._dynamo"
 # Of course_lib, what plays no part in a mark.
 NOT_BUNDLED = ("authoring", "__pycache__", "*.pyc")
 PACKAGES = ("torch", "numpy", "nbval")
@@ -232,7 +235,9 @@ def _chapter(root: Path, chapter: str, into: Path, points: dict[str, int]) -> di
     _keep_cut(into / "library", into / "cut" / chapter, graded, context_cells(pristine))
     return {
         "title": BY_NAME[chapter].title,
-        "preload": sorted(_without(_imported(pristine) | _imported(solution), exercises)),
+        "preload": sorted(
+            _without(_imported(pristine) | _imported(solution) | _imported_late(exercises), exercises)
+        ),
         "exercises": graded,
     }
 
@@ -308,10 +313,16 @@ def _imported(notebook: nbformat.NotebookNode) -> set[str]:
     for cell in notebook.cells:
         if cell.cell_type == "code" and (not is_answer(cell) or "import" in cell.source):
             found |= set(_imports_in(cell.source))
-        # torch imports its compiler when it makes an optimiser: seconds, in every process anew.
         if "optim" in cell.source:
-            found.add("torch._dynamo")
+            found.add(IMPORTED_LATE)
     return {name for name in found if not name.startswith("course_lib.checks") and _is_module(name)}
+
+
+def _imported_late(exercises: Sequence[Exercise]) -> set[str]:
+    """What torch imports while it computes one of the cases, if anything."""
+    rng = np.random.default_rng(0)
+    devices = {case.inputs.get("device") for exercise in exercises for case in exercise.cases(rng)}
+    return {IMPORTED_LATE} if "meta" in devices else set()
 
 
 def _without(modules: set[str], exercises: Sequence[Exercise]) -> set[str]:

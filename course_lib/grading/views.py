@@ -94,8 +94,10 @@ def environment() -> dict[str, str]:
     """All environment variables of a worker."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     places = dict.fromkeys(("HOME", "TMPDIR", "MPLCONFIGDIR", "XDG_CACHE_HOME"), SCRATCH)
+    # Memory in pages of 2 MiB from the beginning: `confine.use_large_pages` then has little left to gather.
+    pages = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
     rest = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "USER": "learner", "MPLBACKEND": "agg"}
-    return threads | places | rest
+    return threads | places | pages | rest
 
 
 def of_worker(limits: Limits) -> tuple[int, int]:

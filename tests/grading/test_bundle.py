@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,7 @@ def test_two_bundles_have_two_seeds_and_two_environments(made: Bundle, tmp_path:
 def test_learners_read_the_library_without_what_all_of_a_chapter_forbids(tmp_path: Path) -> None:
     chapter = "06_attention"
     bundle = make_bundle(ROOT, [chapter], tmp_path / "private")
+    assert "torch._dynamo" not in bundle.preload(chapter)
     shown = stage_library(bundle.library, tmp_path / "shown", bundle.cut(chapter))
     assignment = bundle.assignment(chapter)
     expected = stage_library(bundle.library, tmp_path / "cut anew")
@@ -59,6 +62,14 @@ def test_learners_read_the_library_without_what_all_of_a_chapter_forbids(tmp_pat
     assert all(path.read_bytes() == found[1][name].read_bytes() for name, path in found[0].items())
     whole, left = ((top / "course_lib/layers/attention.py").read_text() for top in (bundle.library, shown))
     assert "nn.Linear(" in whole and "nn.Linear(" not in left
+
+
+def test_what_torch_imports_late_is_imported_before_any_case_that_needs_it(made: Bundle) -> None:
+    """On the device without memory: in a case of this chapter."""
+    code = "import sys, torch; torch.ones(2, device='meta') + 1; print('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
+    assert "torch._dynamo" in made.preload(CHAPTER)
 
 
 @pytest.mark.parametrize(
