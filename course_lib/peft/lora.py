@@ -84,8 +84,7 @@ class LoRALinear(nn.Module):
         super().__init__()
         self.base = base
         self.turned = is_conv1d(base)
-        width: Sequence[int] = (base.nx, base.nf) if self.turned else (base.in_features, base.out_features)  # type: ignore[assignment]
-        self.in_features, self.out_features = width
+        self.in_features, self.out_features = widths(base)
         self.adapters = nn.ModuleDict()
         self.active: tuple[str, ...] = ()
         # The base's own weight while adapters are merged; in a tuple it is no parameter of this module.
@@ -153,7 +152,7 @@ def add_adapter(model: nn.Module, config: LoRAConfig, name: str = "default") -> 
     if not name or "." in name:
         raise ValueError(f"{name!r} cannot name an adapter; choose a name without a dot")
     _refuse_merged(model)
-    paths = find_targets(model, config.targets)
+    paths = find_targets(linear_layers(model), config.targets)
     model.requires_grad_(False)
     for path in paths:
         layer = model.get_submodule(path)
@@ -202,9 +201,7 @@ def merge(model: nn.Module) -> None:
     """
     for path, layer in adapted_layers(model):
         if layer.active and isinstance(layer.base, NF4Linear):
-            raise ValueError(
-                f"{path} is in four bits, which cannot hold a merged weight; dequantise it first"
-            )
+            raise ValueError(f"{path} is in four bits, too few for a merged weight; dequantise it first")
     for _, layer in adapted_layers(model):
         layer.merge()
 
@@ -216,7 +213,7 @@ def unmerge(model: nn.Module) -> None:
 
 
 def remove_adapters(model: nn.Module) -> None:
-    """Take the adapters away. What was merged stays in the weights; the model is one of plain layers again."""
+    """Take the adapters away. What was merged stays; the model has plain layers again."""
     for path, layer in adapted_layers(model):
         model.set_submodule(path, layer.base)
 
@@ -231,9 +228,8 @@ def adapted_layers(model: nn.Module) -> list[tuple[str, LoRALinear]]:
     return [(path, layer) for path, layer in model.named_modules() if isinstance(layer, LoRALinear)]
 
 
-def find_targets(model: nn.Module, targets: Sequence[str] | str) -> list[str]:
-    """The names of the linear layers that are meant; see LoRAConfig. Raises ValueError where there is none."""
-    paths = linear_layers(model)
+def find_targets(paths: Sequence[str], targets: Sequence[str] | str) -> list[str]:
+    """Those of the layers' names that are meant, as in LoRAConfig; ValueError where a target fits none."""
     if isinstance(targets, str):
         found = [path for path in paths if re.fullmatch(targets, path)]
         unknown = [] if found else [targets]
@@ -270,6 +266,11 @@ def linear_layers(model: nn.Module) -> list[str]:
 def is_conv1d(layer: nn.Module) -> bool:
     """Whether a layer is what the GPT-2 of `transformers` has for linear layers."""
     return type(layer).__name__ == "Conv1D"
+
+
+def widths(layer: nn.Module) -> tuple[int, int]:
+    """The widths of what goes into a linear layer and of what comes out."""
+    return (layer.nx, layer.nf) if is_conv1d(layer) else (layer.in_features, layer.out_features)  # type: ignore[return-value]
 
 
 def _refuse_merged(model: nn.Module) -> None:

@@ -1,10 +1,10 @@
-"""Weights in four bits (Dettmers et al. 2023, QLoRA): the code NF4, a scale for each block, and the scales' own.
+"""Weights in four bits (Dettmers et al. 2023, QLoRA): the code NF4, blocks, and double quantisation.
 
 Axes: n values in all, m blocks, k values in a block.
 
 The weights of a trained layer are nearly normal. NF4 has 16 values between −1 and 1, quantiles of a normal
-distribution, so that each is used about equally often. A block is divided by its largest absolute value,
-absmax, and each value is replaced by the nearest of the 16; dequantising multiplies again.
+distribution: they lie close together where weights are many. A block is divided by its largest absolute
+value, absmax, and each value is replaced by the nearest of the 16; dequantising multiplies again.
 Oracles: the table in the paper's appendix E, and `bitsandbytes`, whose bytes these are.
 """
 
@@ -48,8 +48,8 @@ def float8_code() -> Tensor:
     values = [torch.tensor([0.0, 1.0])]
     for exponent in range(7):
         edges = torch.linspace(0.1, 1, 2**exponent + 1)
-        middles = 10.0 ** (exponent - 6) * ((edges[:-1] + edges[1:]) / 2).double()
-        values += [middles.float(), -middles.float()]
+        middles = 10.0 ** (exponent - 6) * ((edges[:-1] + edges[1:]) / 2)
+        values += [middles, -middles]
     return torch.cat(values).sort().values
 
 
@@ -107,7 +107,7 @@ def quantize(values: Tensor, block: int = BLOCK, *, double: bool = True) -> Quan
     if not values.isfinite().all():
         raise ValueError("some values are not finite; they cannot be quantised")
     codes, absmax = encode_blocks(values.detach().flatten(), nf4_code(), block)
-    codes = F.pad(codes, (0, len(codes) % 2))
+    codes = F.pad(codes, (0, len(codes) % 2), value=7)  # the code of 0
     kept = quantize_absmax(absmax) if double else absmax
     return Quantized(codes[0::2] << 4 | codes[1::2], kept, tuple(values.shape), block)
 
@@ -243,7 +243,7 @@ def quantize_linears(model: nn.Module, targets: Sequence[str], block: int = BLOC
 
 
 def dequantize_linears(model: nn.Module) -> list[str]:
-    """Make every layer in four bits a plain one again, with the weights as they are now; returns their names."""
+    """Make all layers in four bits plain ones with the weights that they have now; returns their names."""
     found = [(path, layer) for path, layer in model.named_modules() if isinstance(layer, NF4Linear)]
     for path, layer in found:
         model.set_submodule(path, layer.dequantized())
