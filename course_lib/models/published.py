@@ -75,7 +75,8 @@ def dump(model: GPT | BERT) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Settings and weights under their published names; CheckpointError where no family has such a model."""
     config, kind = model.config, kind_of(model.config)
     family, state, weights = FAMILIES[kind], model.state_dict(), dict[str, Tensor]()
-    for entry in family.entries(config):
+    entries = family.entries(config)
+    for entry in entries:
         if entry.ours in state:
             values = state[entry.ours].T if entry.turned else state[entry.ours]
             weights |= zip(entry.published, _parts(config, entry, values), strict=True)
@@ -86,6 +87,8 @@ def dump(model: GPT | BERT) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise CheckpointError(
             f"a {kind} checkpoint cannot hold {', '.join(lost)}; save the state_dict instead"
         )
+    for name in sorted(state.keys() - {entry.ours for entry in entries}):
+        raise CheckpointError(f"a {kind} checkpoint cannot hold {name}; save without adapters or four bits")
     return settings, weights
 
 

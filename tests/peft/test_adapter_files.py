@@ -19,7 +19,15 @@ from course_lib.models.bert import BERT, BertConfig
 from course_lib.models.checkpoint_files import CheckpointError
 from course_lib.models.gpt import GPT, LLAMA, GPTConfig
 from course_lib.peft.adapter_files import CONFIG, WEIGHTS, load_adapter, read_adapter, save_adapter
-from course_lib.peft.lora import LoRAConfig, adapted_layers, adapter_names, add_adapter, use_adapters
+from course_lib.peft.lora import (
+    LoRAConfig,
+    adapted_layers,
+    adapter_names,
+    add_adapter,
+    merge,
+    remove_adapters,
+    use_adapters,
+)
 from course_lib.peft.quantize import dequantize_linears, quantize_linears
 
 VOCAB = 23
@@ -208,6 +216,19 @@ def test_several_adapters_of_one_base_are_saved_one_by_one(tmp_path: Path) -> No
         use_adapters(model, *names)
         use_adapters(again, *names)
         assert torch.equal(outputs(again), outputs(model))
+
+
+def test_a_base_with_adapters_is_saved_after_they_were_merged_and_removed(tmp_path: Path) -> None:
+    model = our_gpt()
+    adapted(model, "up")
+    with pytest.raises(CheckpointError, match=r"cannot hold blocks.0.feed_forward.up.adapters.default.A"):
+        hub.save_pretrained(model, tmp_path / "adapted")
+    assert not (tmp_path / "adapted").exists()
+    expected = outputs(model)
+    merge(model)
+    remove_adapters(model)
+    hub.save_pretrained(model, tmp_path / "merged")
+    torch.testing.assert_close(outputs(hub.from_pretrained(tmp_path / "merged")), expected)
 
 
 # --- what is wrong is said, and nothing is changed ------------------------------------------------------
