@@ -38,7 +38,10 @@ def drop(values: Tensor, p: float) -> Tensor:
         return F.dropout(values, p)
     if kept == LEVELS:
         return values
-    # One random number of 64 bits decides about four values.
+    # One random number of 64 bits decides about four values, each kept if its quarter is `first` or more.
     drawn = torch.empty(-(-values.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     decisions = drawn.view(torch.int16)[: values.numel()].view(values.shape)
-    return values * (decisions < kept - LEVELS // 2).to(values.dtype).mul_(LEVELS / kept)
+    first = LEVELS // 2 - kept
+    # 1 or 0 by arithmetic: a comparison gives booleans, which torch reads one by one.
+    keep = decisions.clamp_(first - 1, first).sub_(first - 1)
+    return values * keep.to(values.dtype).mul_(LEVELS / kept)
