@@ -10,7 +10,7 @@ Oracles: the table in the paper's appendix E, and `bitsandbytes`, whose bytes th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -51,6 +51,13 @@ def float8_code() -> Tensor:
         middles = 10.0 ** (exponent - 6) * ((edges[:-1] + edges[1:]) / 2)
         values += [middles, -middles]
     return torch.cat(values).sort().values
+
+
+@cache
+def nf4_pairs() -> Tensor:
+    """The two values that each byte stands for: (256, 2)."""
+    places = torch.arange(256)
+    return nf4_code()[torch.stack([places >> 4, places & 15], dim=1)]
 
 
 @dataclass(frozen=True)
@@ -114,10 +121,9 @@ def quantize(values: Tensor, block: int = BLOCK, *, double: bool = True) -> Quan
 
 def dequantize(quantized: Quantized) -> Tensor:
     """The values, about, in the shape that they had, float32."""
-    codes = torch.stack([quantized.packed >> 4, quantized.packed & 15], dim=1).flatten()
     count, absmax = torch.Size(quantized.shape).numel(), quantized.absmax
     absmax = dequantize_absmax(absmax) if isinstance(absmax, QuantizedAbsmax) else absmax
-    return decode_blocks(codes[:count], absmax, nf4_code(), quantized.block).view(quantized.shape)
+    return decode_blocks(quantized.packed, absmax, nf4_pairs(), quantized.block, count).view(quantized.shape)
 
 
 def quantize_absmax(absmax: Tensor) -> QuantizedAbsmax:
@@ -128,8 +134,8 @@ def quantize_absmax(absmax: Tensor) -> QuantizedAbsmax:
 
 def dequantize_absmax(quantized: QuantizedAbsmax) -> Tensor:
     """The scales, about, (m,)."""
-    shares = decode_blocks(quantized.codes, quantized.scales, float8_code(), SCALES_BLOCK)
-    return shares + quantized.mean
+    codes, table = quantized.codes, float8_code()[:, None]
+    return decode_blocks(codes, quantized.scales, table, SCALES_BLOCK, len(codes)) + quantized.mean
 
 
 def encode_blocks(values: Tensor, code: Tensor, block: int) -> tuple[Tensor, Tensor]:
@@ -144,10 +150,14 @@ def encode_blocks(values: Tensor, code: Tensor, block: int) -> tuple[Tensor, Ten
     return places.flatten()[: len(flat)].to(torch.uint8), absmax
 
 
-def decode_blocks(codes: Tensor, absmax: Tensor, code: Tensor, block: int) -> Tensor:
-    """Places in the code (n,) and absmax of the blocks (m,) → values (n,)."""
-    shares = code.to(codes.device)[codes.long()]
-    return shares * absmax.repeat_interleave(block)[: len(shares)]
+def decode_blocks(codes: Tensor, absmax: Tensor, table: Tensor, block: int, count: int) -> Tensor:
+    """Places in a table and absmax of the blocks (m,) → the first `count` values, (n,).
+
+    A row of the table has all values that one place stands for.
+    """
+    shares = F.embedding(codes.int(), table.to(codes.device)).flatten()[:count]
+    blocks = F.pad(shares, (0, -count % block)).view(-1, block)  # (m, k)
+    return (blocks * absmax[:, None]).flatten()[:count]
 
 
 def quantization_error(values: Tensor, block: int = BLOCK, *, double: bool = True) -> float:
@@ -192,6 +202,15 @@ class NF4Linear(nn.Module):
         """The weight made whole, (out, in) float32."""
         absmax = QuantizedAbsmax(self.absmax_codes, self.absmax_scales, self.absmax_mean)
         return dequantize(Quantized(self.packed, absmax, (self.out_features, self.in_features), self.block))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> NF4Linear:
+        """As for every module, but in 16 bits the scales would spoil the weight: they are only moved."""
+        scales, mean = self.absmax_scales, self.absmax_mean
+        super()._apply(fn, recurse)
+        device = self.absmax_scales.device
+        if device.type != "meta":
+            self.absmax_scales, self.absmax_mean = scales.to(device), mean.to(device)
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) → (…, out)."""

@@ -66,7 +66,7 @@ def test_nf4_uses_more_of_its_four_bits_than_even_steps_do_and_errs_less() -> No
         codes, absmax = encode_blocks(values, code, 64)
         shares = codes.long().bincount(minlength=16) / len(codes)
         entropies.append(-(shares * shares.log2()).sum())
-        errors.append((decode_blocks(codes, absmax, code, 64) - values).square().mean())
+        errors.append((decode_blocks(codes, absmax, code[:, None], 64, len(values)) - values).square().mean())
     assert entropies[0] > 3.8 > 3.65 > entropies[1]
     assert errors[0] < 0.9 * errors[1]
 
@@ -262,3 +262,12 @@ def test_a_layer_in_four_bits_is_saved_and_loaded_with_its_model() -> None:
     second.load_state_dict(first.state_dict())
     x = torch.randn(2, 70)
     assert torch.equal(first(x), second(x))
+
+
+def test_a_model_that_goes_to_16_bits_keeps_its_scales() -> None:
+    model = nn.Sequential(NF4Linear(nn.Linear(70, 33)))
+    before = model[0].weight
+    model.bfloat16()
+    assert torch.equal(model[0].weight, before)  # type: ignore[arg-type]
+    assert model(torch.randn(2, 70, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    assert model[0].bias.dtype == torch.bfloat16  # type: ignore[union-attr]
