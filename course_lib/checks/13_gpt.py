@@ -542,3 +542,745 @@ CAUSAL_BLOCK = Exercise(
         "`.transpose(1, 2).reshape(b, t, d)`, `output`, and the sum; `down(F.gelu(up(norm(x)), approximate=\"tanh\"))`.",
     ),
 )
+
+# --- gpt/sample --------------------------------------------------------------------------------
+
+
+def sample_cases(rng: np.random.Generator) -> Iterator[Case]:
+    """Each option alone, two together, none; a prompt of one token; a nucleus of one token."""
+    yield _sample_case(rng, "the three likeliest tokens", (4, 3), 6, top_k=3)
+    yield _sample_case(rng, "a nucleus of 0.7", (4, 2), 6, top_p=0.7)
+    yield _sample_case(rng, "a temperature, and nothing is cut off", (3, 4), 6, temperature=0.6)
+    yield _sample_case(rng, "all defaults, after one token", (3, 1), 5, hidden=True)
+    yield _sample_case(
+        rng, "all three options", (8, 3), 10, temperature=1.6, top_k=6, top_p=0.6, hidden=True
+    )
+    yield _sample_case(rng, "a hot nucleus", (8, 3), 8, temperature=2.0, top_p=0.5, hidden=True)
+    yield _sample_case(rng, "a nucleus that one token fills", (2, 5), 6, top_p=0.02, hidden=True)
+    yield _sample_case(rng, "more tokens than there are", (2, 2), 4, top_k=99, hidden=True)
+
+
+def _sample_case(
+    rng: np.random.Generator,
+    name: str,
+    shape: tuple[int, int],
+    count: int,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    hidden: bool = False,
+) -> Case:
+    vocabulary, d = 20, 12
+    weights = {part: _draw(rng, d, d) / np.float32(math.sqrt(d)) for part in ("query", "key", "value")}
+    weights |= {"tokens": _draw(rng, vocabulary, d), "places": _draw(rng, 64, d)}
+    weights |= {"head": _draw(rng, d, vocabulary) * np.float32(0.7)}
+    inputs: dict[str, Any] = {"weights": weights, "ids": rng.integers(vocabulary, size=shape)}
+    inputs |= {"draws": rng.uniform(size=(shape[0], count)).astype(np.float32)}
+    inputs |= {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    return Case(name, inputs, hidden)
+
+
+@torch.no_grad()
+def _sample(
+    model: Any,
+    ids: Tensor,
+    count: int,
+    draws: Tensor,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> Tensor:
+    cache, new = model.new_cache(), ids
+    for step in range(count):
+        logits = model(new, cache)[:, -1] / temperature
+        ordered, tokens = logits.sort(dim=-1, descending=True)
+        if top_k is not None:
+            ordered, tokens = ordered[:, :top_k], tokens[:, :top_k]
+        probabilities = ordered.softmax(dim=-1)
+        if top_p is not None:
+            before = probabilities.cumsum(dim=-1) - probabilities
+            probabilities = probabilities.masked_fill(before >= top_p, 0.0)
+            probabilities = probabilities / probabilities.sum(dim=-1, keepdim=True)
+        passed = (probabilities.cumsum(dim=-1) <= draws[:, step, None]).sum(dim=-1, keepdim=True)
+        new = tokens.gather(-1, passed.clamp(max=tokens.shape[-1] - 1))
+        ids = torch.cat([ids, new], dim=1)
+    return ids
+
+
+@torch.no_grad()
+def _sample_row_by_row(
+    model: Any,
+    ids: Tensor,
+    count: int,
+    draws: Tensor,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> Tensor:
+    cache, texts, new = model.new_cache(), ids.tolist(), ids
+    for step in range(count):
+        chosen = []
+        for row, logits in enumerate(model(new, cache)[:, -1].double() / temperature):
+            order = logits.argsort(descending=True)[:top_k].tolist()
+            shares = [math.exp(float(logits[token] - logits[order[0]])) for token in order]
+            total, kept, reached = sum(shares), [], 0.0
+            for token, share in zip(order, shares, strict=True):
+                kept.append((token, share))
+                reached += share / total
+                if top_p is not None and reached >= top_p:
+                    break
+            left = float(draws[row, step]) * sum(share for _, share in kept)
+            token = kept[-1][0]
+            for candidate, share in kept:
+                if left < share:
+                    token = candidate
+                    break
+                left -= share
+            chosen.append([token])
+            texts[row].append(token)
+        new = torch.tensor(chosen, device=ids.device)
+    return torch.tensor(texts, device=ids.device)
+
+
+@torch.no_grad()
+def _sample_by_masks(
+    model: Any,
+    ids: Tensor,
+    count: int,
+    draws: Tensor,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> Tensor:
+    cache = model.new_cache()
+    logits = model(ids, cache)[:, -1]
+    for step in range(count):
+        logits = logits / temperature
+        if top_k is not None:
+            least = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
+            logits = logits.masked_fill(logits < least, -torch.inf)
+        ordered, places = logits.softmax(dim=-1).sort(dim=-1, descending=True)
+        keep = torch.ones_like(ordered, dtype=torch.bool)
+        if top_p is not None:
+            keep[:, 1:] = ordered.cumsum(dim=-1)[:, :-1] < top_p
+        ordered = ordered * keep
+        reached = ordered.cumsum(dim=-1) / ordered.sum(dim=-1, keepdim=True)
+        first = (reached > draws[:, step : step + 1]).int().argmax(dim=-1, keepdim=True)
+        ids = torch.cat([ids, places.gather(1, first)], dim=1)
+        if step < count - 1:
+            logits = model(ids[:, -1:], cache)[:, -1]
+    return ids
+
+
+Reader = Callable[[Any, Tensor, Any, int], tuple[Tensor, Any]]
+
+
+def _read_once(model: Any, ids: Tensor, cache: Any, new: int) -> tuple[Tensor, Any]:
+    """The logits of the last `new` tokens of the text, and the cache."""
+    return model(ids[:, -new:], cache), cache
+
+
+def _read_all_anew(model: Any, ids: Tensor, cache: Any, new: int) -> tuple[Tensor, Any]:
+    return model(ids, model.new_cache()), cache
+
+
+def _read_last_alone(model: Any, ids: Tensor, cache: Any, new: int) -> tuple[Tensor, Any]:
+    return model(ids[:, -new:], model.new_cache()), cache
+
+
+def _read_all_again(model: Any, ids: Tensor, cache: Any, new: int) -> tuple[Tensor, Any]:
+    return model(ids, cache), cache
+
+
+def _wrong_sample(
+    *,
+    read: Reader = _read_once,
+    position: int = -1,
+    heat: Callable[[Tensor, float], Tensor] = lambda logits, temperature: logits / temperature,
+    heat_last: bool = False,
+    likeliest: bool = True,
+    extra: int = 0,
+    nucleus: Callable[[Tensor, float], Tensor] = lambda p, top_p: p.cumsum(dim=-1) - p < top_p,
+    nucleus_first: bool = False,
+    renormalised: bool = True,
+    draw_of: Callable[[Tensor, int], Tensor] = lambda draws, step: draws[:, step, None],
+    by_id: bool = False,
+    greedy: bool = False,
+) -> Callable[..., Tensor]:
+    """Sampling with one thing wrong; by default nothing is."""
+
+    def keep(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
+        """Which of the logits, likeliest first, may stay."""
+        stay = torch.ones_like(logits, dtype=torch.bool)
+        size = logits.shape[-1]
+        if top_k is not None:
+            number = min(max(top_k + extra, 1), size)
+            stay[:, number:] = False
+            if not likeliest:
+                stay = stay.flip(-1)
+        if top_p is not None:
+            seen = logits if nucleus_first else logits.masked_fill(~stay, -torch.inf)
+            stay = stay & nucleus(seen.softmax(dim=-1), top_p)
+        return stay
+
+    @torch.no_grad()
+    def sample(
+        model: Any,
+        ids: Tensor,
+        count: int,
+        draws: Tensor,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+    ) -> Tensor:
+        cache, new = model.new_cache(), ids.shape[1]
+        for step in range(count):
+            found, cache = read(model, ids, cache, new)
+            new, logits = 1, found[:, position]
+            logits = logits if heat_last else heat(logits, temperature)
+            ordered, tokens = logits.sort(dim=-1, descending=True)
+            stay = keep(ordered, top_k, top_p)
+            if heat_last:
+                ordered = ordered / temperature
+            shares = ordered.softmax(dim=-1) * stay
+            if by_id:
+                tokens, order = tokens.sort(dim=-1)
+                shares = shares.gather(-1, order)
+            if renormalised:
+                shares = shares / shares.sum(dim=-1, keepdim=True)
+            passed = (shares.cumsum(dim=-1) <= draw_of(draws, step)).sum(dim=-1, keepdim=True)
+            index = torch.zeros_like(passed) if greedy else passed.clamp(max=tokens.shape[-1] - 1)
+            ids = torch.cat([ids, tokens.gather(-1, index)], dim=1)
+        return ids
+
+    return sample
+
+
+def _without_the_last(p: Tensor, top_p: float) -> Tensor:
+    stay = p.cumsum(dim=-1) <= top_p
+    stay[:, 0] = True
+    return stay
+
+
+SAMPLE = Exercise(
+    id="gpt/sample",
+    title="Sampling with a cache",
+    points=6,
+    minutes=75,
+    difficulty=4,
+    cases=sample_cases,
+    probe=probes.sample,
+    reference=_sample,
+    also_right=(_sample_row_by_row, _sample_by_masks),
+    forbidden=LIBRARY,
+    library="course_lib.generation:generate",
+    misconceptions=(
+        Misconception(
+            "the whole text is read at every step",
+            _wrong_sample(read=_read_all_anew),
+            "Your texts are right, but every step reads the whole text again with an empty cache. Keep one cache, give the "
+            "model all tokens of `ids` once, and then only the token that was just written.",
+        ),
+        Misconception(
+            "the whole text is read again into the cache",
+            _wrong_sample(read=_read_all_again),
+            "The cache already holds the text. What you give the model is read *behind* that: give it the new token alone.",
+        ),
+        Misconception(
+            "the cache is thrown away",
+            _wrong_sample(read=_read_last_alone),
+            "Each of your steps begins with an empty cache, so the model sees one token and forgets the text. Make one "
+            "cache before the loop.",
+        ),
+        Misconception(
+            "the first position is asked",
+            _wrong_sample(position=0),
+            "What comes next is said at the *last* position that the model has read: `[:, -1]`.",
+        ),
+        Misconception(
+            "the logits are multiplied by the temperature",
+            _wrong_sample(heat=lambda logits, temperature: logits * temperature),
+            "Logits are divided by the temperature: above 1 makes the tokens more alike, below 1 less.",
+        ),
+        Misconception(
+            "the temperature is ignored",
+            _wrong_sample(heat=lambda logits, temperature: logits),
+            "The logits are divided by the temperature before anything else is done with them.",
+        ),
+        Misconception(
+            "the temperature comes after the nucleus",
+            _wrong_sample(heat_last=True),
+            "The temperature comes first: the nucleus is measured with the probabilities that the tokens are drawn with.",
+        ),
+        Misconception(
+            "the unlikeliest stay",
+            _wrong_sample(likeliest=False),
+            "`top_k` keeps the tokens with the *highest* logits.",
+        ),
+        Misconception(
+            "one token too many stays",
+            _wrong_sample(extra=1),
+            "`top_k` tokens stay, not one more.",
+        ),
+        Misconception(
+            "the nucleus does not reach `top_p`",
+            _wrong_sample(nucleus=_without_the_last),
+            "The token with which the sum reaches `top_p` stays, too: a token falls out if those *before* it already "
+            "reach it.",
+        ),
+        Misconception(
+            "the nucleus is a bar for single tokens",
+            _wrong_sample(nucleus=lambda p, top_p: p >= (1 - top_p) * p[:, :1]),
+            "You compare each token with the likeliest one, which is another method (min-p). A nucleus adds the "
+            "probabilities up, the likeliest first.",
+        ),
+        Misconception(
+            "the nucleus is measured before `top_k`",
+            _wrong_sample(nucleus_first=True),
+            "`top_k` comes first. The nucleus is measured among the tokens that it leaves, whose probabilities add up "
+            "to 1.",
+        ),
+        Misconception(
+            "what stays does not add up to 1",
+            _wrong_sample(renormalised=False),
+            "After tokens have fallen out, divide the probabilities of the others by their sum; otherwise a large draw "
+            "finds no token.",
+        ),
+        Misconception(
+            "every step has the same draw",
+            _wrong_sample(draw_of=lambda draws, step: draws[:, :1]),
+            "Token number `step` is drawn with column `step` of `draws`; yours are all drawn with the first.",
+        ),
+        Misconception(
+            "all texts share the first one's draws",
+            _wrong_sample(draw_of=lambda draws, step: draws[:1, step, None]),
+            "Each text has a row of `draws` of its own.",
+        ),
+        Misconception(
+            "the tokens stand in the order of their ids",
+            _wrong_sample(by_id=True),
+            "The draw goes through the tokens from the likeliest to the unlikeliest, not in the order of their ids.",
+        ),
+        Misconception(
+            "the likeliest token is always taken",
+            _wrong_sample(greedy=True),
+            "This is greedy decoding. The token is the first, from the likeliest on, with which the sum of the "
+            "probabilities is above the draw.",
+        ),
+    ),
+    hints=(
+        "First write it without `top_k` and `top_p`: one cache before the loop; the first call reads `ids`, every later "
+        "one the token just written, (n, 1).",
+        "`ordered, tokens = logits.sort(dim=-1, descending=True)` makes the rest easy: `top_k` cuts the columns off, and "
+        "`cumsum` of the softmax is what both the nucleus and the draw need.",
+        "A token is out of the nucleus where `probabilities.cumsum(-1) - probabilities >= top_p`. Divide by the new sum; "
+        "then `(probabilities.cumsum(-1) <= draw).sum(-1)` is the column of the token that is drawn.",
+    ),
+)
+
+# --- gpt/compare_models ------------------------------------------------------------------------
+
+LETTERS = "aeionrst ,é苹果😀"
+
+
+def compare_cases(rng: np.random.Generator) -> Iterator[Case]:
+    """Perplexity agrees and misleads; text of many bytes; three models; one model."""
+    yield _compare_case(rng, "letters and pairs, and the pairs are better", {"letters": (1, 3.2), "pairs": (2, 2.0)})
+    yield _compare_case(
+        rng, "letters and pairs, and the letters are better", {"letters": (1, 1.9), "pairs": (2, 2.5)}
+    )
+    yield _compare_case(
+        rng, "three models", {"threes": (3, 1.3), "letters": (1, 2.8), "pairs": (2, 2.0)}, hidden=True
+    )
+    yield _compare_case(rng, "one tokenizer", {"first": (2, 2.4), "second": (2, 1.6)}, hidden=True)
+    yield _compare_case(rng, "one model", {"alone": (1, 2.7)}, hidden=True)
+
+
+def _compare_case(
+    rng: np.random.Generator, name: str, wanted: Mapping[str, tuple[int, float]], hidden: bool = False
+) -> Case:
+    """wanted: for each model, how many characters a token has and how many bits a character shall cost it."""
+    text = "".join(rng.choice(list(LETTERS), size=61))
+    models = {key: _table_model(rng, text, size, bits) for key, (size, bits) in wanted.items()}
+    return Case(name, {"text": text, "models": models}, hidden)
+
+
+def _table_model(rng: np.random.Generator, text: str, size: int, bits: float) -> list[Any]:
+    """What `TableModel` is made of, with logits that bring the text near to so many bits a character."""
+    chunks = [text[i : i + size] for i in range(0, len(text), size)]
+    tokens = sorted(set(chunks))
+    ids, begin_id = [tokens.index(chunk) for chunk in chunks], len(tokens)
+    counts = np.zeros((len(tokens) + 1, len(tokens) + 1))
+    np.add.at(counts, ([begin_id, *ids[:-1]], ids), 1)
+    noise = 0.3 * rng.normal(size=counts.shape) + 0.5
+    least, most = -3.0, 9.0
+    for _ in range(40):
+        middle = (least + most) / 2
+        table = (noise + middle * (counts > 0)).astype(np.float32)
+        found = float(_nats(torch.tensor(table), ids, begin_id)) / math.log(2) / len(text)
+        least, most = (middle, most) if found > bits else (least, middle)
+    return [size, tokens, begin_id, table]
+
+
+def _nats(table: Tensor, ids: Sequence[int], begin_id: int) -> Tensor:
+    log_probs = table[torch.tensor([begin_id, *ids[:-1]])].double().log_softmax(dim=-1)
+    return -log_probs.gather(1, torch.tensor(ids)[:, None]).sum()
+
+
+Report = tuple[dict[str, float], dict[str, float], str, bool]
+
+
+@torch.no_grad()
+def _compare_models(text: str, models: Mapping[str, Any]) -> Report:
+    perplexity, bits = {}, {}
+    for name, model in models.items():
+        ids = model.encode(text)
+        logits = model(torch.tensor([[model.begin_id, *ids[:-1]]]))[0]
+        nats = F.cross_entropy(logits, torch.tensor(ids), reduction="sum").item()
+        perplexity[name] = math.exp(nats / len(ids))
+        bits[name] = nats / math.log(2) / len(text.encode())
+    better = min(bits, key=bits.__getitem__)
+    return perplexity, bits, better, better != min(perplexity, key=perplexity.__getitem__)
+
+
+@torch.no_grad()
+def _compare_by_log_softmax(text: str, models: Mapping[str, Any]) -> Report:
+    number_of_bytes = len(bytes(text, "utf-8"))
+    means, bits = {}, {}
+    for name, model in models.items():
+        ids = torch.tensor([model.begin_id, *model.encode(text)])
+        log_probs = model(ids[None, :-1]).log_softmax(dim=-1)[0]
+        found = log_probs[torch.arange(len(ids) - 1), ids[1:]].double()
+        means[name] = -found.mean().item()
+        bits[name] = -(found / math.log(2)).sum().item() / number_of_bytes
+    ranks = [sorted(measure, key=measure.__getitem__)[0] for measure in (bits, means)]
+    return {name: math.exp(mean) for name, mean in means.items()}, bits, ranks[0], ranks[0] != ranks[1]
+
+
+@torch.no_grad()
+def _compare_token_by_token(text: str, models: Mapping[str, Any]) -> Report:
+    perplexity, bits = {}, {}
+    for name, model in models.items():
+        total, ids = 0.0, model.encode(text)
+        history = [model.begin_id]
+        for token in ids:
+            shares = model(torch.tensor([history]))[0, -1].double().softmax(dim=-1)
+            total -= math.log2(float(shares[token]))
+            history.append(token)
+        bits[name] = total / len(text.encode("utf-8"))
+        perplexity[name] = 2 ** (total / len(ids))
+    better = sorted(bits.items(), key=lambda pair: pair[1])[0][0]
+    return perplexity, bits, better, any(value < perplexity[better] for value in perplexity.values())
+
+
+def _wrong_compare(
+    *,
+    read: Callable[[list[int], int], tuple[list[int], list[int]]] = lambda ids, begin: (
+        [begin, *ids[:-1]],
+        ids,
+    ),
+    perplexity_of: Callable[[Tensor], float] = lambda losses: math.exp(float(losses.mean())),
+    per: Callable[[str, int], int] = lambda text, tokens: len(text.encode()),
+    unit: float = math.log(2),
+    choose: Callable[..., str] = lambda perplexity, bits: min(bits, key=bits.__getitem__),
+    misled: Callable[[str, str], bool] = lambda better, seeming: better != seeming,
+) -> Callable[..., Report]:
+    """A comparison with one thing wrong; by default nothing is."""
+
+    @torch.no_grad()
+    def compare(text: str, models: Mapping[str, Any]) -> Report:
+        perplexity, bits = {}, {}
+        for name, model in models.items():
+            inputs, targets = read(model.encode(text), model.begin_id)
+            log_probs = model(torch.tensor([inputs]))[0].double().log_softmax(dim=-1)
+            losses = -log_probs.gather(1, torch.tensor(targets)[:, None])[:, 0]
+            perplexity[name] = perplexity_of(losses)
+            bits[name] = float(losses.sum()) / unit / per(text, len(targets))
+        better = choose(perplexity, bits)
+        return perplexity, bits, better, misled(better, min(perplexity, key=perplexity.__getitem__))
+
+    return compare
+
+
+COMPARE = Exercise(
+    id="gpt/compare_models",
+    title="Bits per byte, and where perplexity misleads",
+    points=4,
+    minutes=40,
+    difficulty=3,
+    cases=compare_cases,
+    probe=probes.compare_models,
+    reference=_compare_models,
+    also_right=(_compare_by_log_softmax, _compare_token_by_token),
+    tolerance=Tolerance(absolute=1e-4, relative=1e-4),
+    forbidden=LIBRARY,
+    library="course_lib.training.language_model:text_loss",
+    misconceptions=(
+        Misconception(
+            "bits are counted per token",
+            _wrong_compare(per=lambda text, tokens: tokens),
+            "Two tokenizers cut the text into different numbers of tokens, so a number per token compares nothing. Divide by "
+            "the bytes of the text, which are the same for all models.",
+        ),
+        Misconception(
+            "bits are counted per character",
+            _wrong_compare(per=lambda text, tokens: len(text)),
+            "`len(text)` counts characters. In UTF-8 an é takes two bytes, and 苹 three: `len(text.encode())`.",
+        ),
+        Misconception(
+            "nats stand in place of bits",
+            _wrong_compare(unit=1.0),
+            "The loss is in nats, because its logarithm is the natural one. Divide by `math.log(2)` for bits.",
+        ),
+        Misconception(
+            "nats are multiplied by log 2",
+            _wrong_compare(unit=1 / math.log(2)),
+            "A nat is more than a bit, 1 / log 2 = 1.44 of them: divide by `math.log(2)`.",
+        ),
+        Misconception(
+            "the first token is left out",
+            _wrong_compare(read=lambda ids, begin: (ids[:-1], ids[1:])),
+            "The first token is predicted, too: from `begin_id`, which is put before the text. Otherwise a model is "
+            "spared one token of its own length.",
+        ),
+        Misconception(
+            "the targets are not shifted",
+            _wrong_compare(read=lambda ids, begin: (ids, ids)),
+            "The logits at a token are those of the *next* one. Give the model `[begin_id, *ids[:-1]]` and ask for `ids`.",
+        ),
+        Misconception(
+            "perplexity is a power of 2",
+            _wrong_compare(perplexity_of=lambda losses: 2.0 ** float(losses.mean())),
+            "Perplexity is exp of a mean in nats, or 2 to the power of a mean in bits. You took 2 to the power of nats.",
+        ),
+        Misconception(
+            "perplexity is the mean loss",
+            _wrong_compare(perplexity_of=lambda losses: float(losses.mean())),
+            "The mean loss is the logarithm of the perplexity. `math.exp` of it is missing.",
+        ),
+        Misconception(
+            "the exponential comes before the mean",
+            _wrong_compare(perplexity_of=lambda losses: float(losses.exp().mean())),
+            "Take the mean of the losses first, and then exp of that one number.",
+        ),
+        Misconception(
+            "the lower perplexity decides",
+            _wrong_compare(choose=lambda perplexity, bits: min(perplexity, key=perplexity.__getitem__)),
+            "Perplexity is per token, and favours the model with the smaller tokens. The better model is the one that "
+            "needs fewer bits for the same text.",
+        ),
+        Misconception(
+            "more bits are better",
+            _wrong_compare(choose=lambda perplexity, bits: max(bits, key=bits.__getitem__)),
+            "Bits are what the text *costs* with this model: fewer are better.",
+        ),
+        Misconception(
+            "the last entry is the wrong way round",
+            _wrong_compare(misled=lambda better, seeming: better == seeming),
+            "The last entry is True where perplexity would have chosen *another* model than bits per byte.",
+        ),
+    ),
+    hints=(
+        "One number does it all: the sum of the losses of a model over all tokens of the text, in nats. Perplexity divides "
+        "it by the tokens, and bits per byte by the bytes.",
+        "`ids = model.encode(text)`, `logits = model(torch.tensor([[model.begin_id, *ids[:-1]]]))[0]`, and "
+        "`F.cross_entropy(logits, torch.tensor(ids), reduction=\"sum\").item()`.",
+        "`math.exp(nats / len(ids))` and `nats / math.log(2) / len(text.encode())`. `min(bits, key=bits.get)` is the better "
+        "model; compare it with the same of the perplexities.",
+    ),
+)
+
+# --- gpt/continue_texts ------------------------------------------------------------------------
+
+TITLES, WORDS = 5, 12
+LENGTH = 24  # of a text, in tokens
+FOLLOWED, CHANGED = 0.92, 0.1
+
+
+def continue_cases(rng: np.random.Generator) -> Iterator[Case]:
+    """Two worlds with successors of their own."""
+    yield _continue_case(rng, "a world of seventeen tokens")
+    yield _continue_case(rng, "another world", hidden=True)
+
+
+def _continue_case(rng: np.random.Generator, name: str, hidden: bool = False) -> Case:
+    """What follows a word depends on the last title before it, so that pairs of tokens tell little."""
+    after = np.stack([_one_cycle(rng) for _ in range(TITLES)])
+    order = rng.permutation(TITLES + WORDS)  # ids tell nothing of which are titles
+    texts = order[_tell(rng, after, 2500, LENGTH)]
+    asked = order[_tell(rng, after, 3000, LENGTH + 1)]
+    inputs = {"texts": texts, "beginnings": asked[:, :-1].copy(), "vocab_size": TITLES + WORDS}
+    return Case(name, inputs, hidden, withheld={"tokens that follow": asked[:, -1].copy()})
+
+
+def _one_cycle(rng: np.random.Generator) -> np.ndarray:
+    """A successor for every word, such that all words are visited."""
+    order = rng.permutation(WORDS)
+    after = np.empty(WORDS, dtype=np.int64)
+    after[order] = np.roll(order, -1)
+    return after
+
+
+def _tell(rng: np.random.Generator, after: np.ndarray, count: int, length: int) -> np.ndarray:
+    """Texts (count, length): titles are 0 to TITLES − 1, words come behind them."""
+    titles = rng.integers(TITLES, size=count)
+    text, words = [titles], rng.integers(WORDS, size=count)
+    is_title = np.ones(count, dtype=bool)
+    for _ in range(length - 1):
+        any_word = is_title | (rng.random(count) >= FOLLOWED)
+        words = np.where(any_word, rng.integers(WORDS, size=count), after[titles, words])
+        is_title = ~is_title & (rng.random(count) < CHANGED)
+        titles = np.where(is_title, rng.integers(TITLES, size=count), titles)
+        text.append(np.where(is_title, titles, TITLES + words))
+    return np.stack(text, axis=1)
+
+
+def _parts_of_last_title(texts: Tensor) -> tuple[Tensor, Tensor]:
+    """Which tokens are titles, (v,), and the last title at or before each position, (n, t)."""
+    # A text begins with a title, and with nothing else.
+    is_title = torch.zeros(TITLES + WORDS, dtype=torch.bool, device=texts.device)
+    is_title[texts[:, 0].unique()] = True
+    places = torch.arange(texts.shape[1], device=texts.device)
+    last = torch.where(is_title[texts], places, 0).cummax(dim=1).values
+    return is_title, texts.gather(1, last)
+
+
+def _by_counting(texts: Tensor, beginnings: Tensor, vocab_size: int) -> Tensor:
+    """What followed the same word after the same title: the rule of the world, known in advance."""
+    _, titles = _parts_of_last_title(texts)
+    together = titles[:, :-1] * vocab_size + texts[:, :-1]
+    counts = torch.full((vocab_size**2, vocab_size), 0.05, device=texts.device)
+    ones = torch.ones_like(together, dtype=counts.dtype)
+    counts.index_put_((together, texts[:, 1:]), ones, accumulate=True)
+    _, asked = _parts_of_last_title(torch.cat([beginnings, texts[: len(beginnings)]]))
+    found = counts[asked[: len(beginnings), -1] * vocab_size + beginnings[:, -1]]
+    return (found / found.sum(dim=-1, keepdim=True)).log()
+
+
+def _by_dictionary(texts: Tensor, beginnings: Tensor, vocab_size: int) -> Tensor:
+    titles = set(texts[:, 0].tolist())
+    counts: dict[tuple[int, int], list[float]] = {}
+
+    def contexts(text: list[int]) -> Iterator[tuple[int, int]]:
+        title = text[0]
+        for token in text:
+            title = token if token in titles else title
+            yield title, token
+
+    for text in texts.tolist():
+        for context, following in zip(contexts(text), text[1:], strict=False):
+            counts.setdefault(context, [0.1] * vocab_size)[following] += 1
+    rows = [counts.get(list(contexts(text))[-1], [1.0] * vocab_size) for text in beginnings.tolist()]
+    return F.normalize(torch.tensor(rows, device=texts.device), p=1, dim=-1).log()
+
+
+def _trained(
+    texts: Tensor, vocab_size: int, steps: int, shift: int = 1, d_model: int = 48, num_layers: int = 2
+) -> GPT:
+    config = GPTConfig(vocab_size, context=64, d_model=d_model, num_layers=num_layers, num_heads=1, **MODERN)
+    model = GPT(config).to(texts.device)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
+    for step in range(steps):
+        batch = texts[torch.randint(len(texts), (64,), device=texts.device)]
+        logits = model(batch[:, : batch.shape[1] - shift]).logits
+        loss = F.cross_entropy(logits.flatten(0, 1), batch[:, shift:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.param_groups[0]["lr"] = 6e-3 * min(1.0, (step + 1) / 30, 1.5 * (1 - step / steps))
+        optimizer.step()
+    return model.eval()
+
+
+@torch.no_grad()
+def _asked(model: GPT, beginnings: Tensor) -> Tensor:
+    return model(beginnings).logits[:, -1]
+
+
+def _by_training(texts: Tensor, beginnings: Tensor, vocab_size: int) -> Tensor:
+    return _asked(_trained(texts, vocab_size, steps=250), beginnings).log_softmax(dim=-1)
+
+
+def _barely_trained(steps: int, shift: int = 1, normalised: bool = True) -> Callable[..., Tensor]:
+    def continue_texts(texts: Tensor, beginnings: Tensor, vocab_size: int) -> Tensor:
+        model = _trained(texts, vocab_size, steps, shift, d_model=24, num_layers=1)
+        logits = _asked(model, beginnings)
+        return logits.log_softmax(dim=-1) if normalised else logits
+
+    return continue_texts
+
+
+def _by_frequency(texts: Tensor, beginnings: Tensor, vocab_size: int) -> Tensor:
+    counts = torch.bincount(texts.flatten(), minlength=vocab_size).float() + 0.1
+    return (counts / counts.sum()).log().expand(len(beginnings), -1)
+
+
+def _by_pairs(texts: Tensor, beginnings: Tensor, vocab_size: int) -> Tensor:
+    counts = torch.full((vocab_size, vocab_size), 0.1, device=texts.device)
+    ones = torch.ones_like(texts[:, 1:], dtype=counts.dtype)
+    counts.index_put_((texts[:, :-1], texts[:, 1:]), ones, accumulate=True)
+    return (counts / counts.sum(dim=-1, keepdim=True)).log()[beginnings[:, -1]]
+
+
+CONTINUE = Exercise(
+    id="gpt/continue_texts",
+    title="Pretrain a model of an unknown world",
+    points=5,
+    minutes=90,
+    difficulty=4,
+    cases=continue_cases,
+    probe=probes.continue_texts,
+    reference=_by_counting,
+    also_right=(_by_dictionary, _by_training),
+    gpu=True,
+    seconds=60.0,
+    judged={
+        "the tensor of log-probabilities": Score(
+            "negative log-likelihood", truth="tokens that follow", at_most=1.3
+        )
+    },
+    misconceptions=(
+        Misconception(
+            "the model is not trained",
+            _barely_trained(0),
+            "These are the log-probabilities of a model that knows nothing. Look at the loss of your training: does it fall?",
+        ),
+        Misconception(
+            "the targets are not shifted",
+            _barely_trained(40, shift=0),
+            "Your model has learned to say the token that it has just read. Position i is to be asked for token i + 1.",
+        ),
+        Misconception(
+            "the answer is the same for all beginnings",
+            _by_frequency,
+            "You give every beginning the same answer: how frequent each token is. Ask the model at the last position of "
+            "each beginning.",
+        ),
+        Misconception(
+            "only the last token is looked at",
+            _by_pairs,
+            "What follows a token depends on more than that token. Give the model the whole beginning, and let attention "
+            "find what matters.",
+        ),
+        Misconception(
+            "logits are returned",
+            _barely_trained(40, normalised=False),
+            "These are logits. `log_softmax(dim=-1)` makes log-probabilities of them.",
+        ),
+        Misconception(
+            "probabilities are returned",
+            lambda texts, beginnings, vocab_size: _by_counting(texts, beginnings, vocab_size).exp(),
+            "These are probabilities. What is asked for is their natural logarithm, which is never above 0.",
+        ),
+    ),
+    hints=(
+        "This is the lesson's training on a smaller scale: rows of texts, the next token at every position, AdamW, a warm-up. "
+        "Print the loss every 50 steps.",
+        "`GPT(GPTConfig(vocab_size, context=64, d_model=48, num_layers=2, num_heads=1, **MODERN))` with batches of 64 texts, a "
+        "learning rate of 6e-3 that rises for 30 steps and then falls to 0, and 250 to 400 steps will do.",
+        "At the end `model.eval()` and, under `torch.no_grad()`, `model(beginnings).logits[:, -1].log_softmax(dim=-1)`: the last "
+        "position of a beginning says what follows.",
+    ),
+)
+
+EXERCISES = (SHIFTED, CAUSAL_BLOCK, SAMPLE, COMPARE, CONTINUE)
