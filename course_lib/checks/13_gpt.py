@@ -519,18 +519,18 @@ CAUSAL_BLOCK = Exercise(
         Misconception(
             "the activation is a ReLU",
             _wrong_block(activation=F.relu),
-            "The Transformer of 2017 has ReLU. GPT-2 has GELU: `F.gelu(…, approximate=\"tanh\")`.",
+            'The Transformer of 2017 has ReLU. GPT-2 has GELU: `F.gelu(…, approximate="tanh")`.',
         ),
         Misconception(
             "the GELU is not GPT-2's",
             _wrong_block(activation=F.gelu),
             "GPT-2 computes GELU by a formula with tanh, which differs from the exact one by less than 0.001. "
-            "`approximate=\"tanh\"` gives it, and a checkpoint wants it.",
+            '`approximate="tanh"` gives it, and a checkpoint wants it.',
         ),
         Misconception(
             "there is no activation",
             _wrong_block(activation=lambda inner: inner),
-            "Without an activation `up` and `down` are one matrix. `F.gelu(…, approximate=\"tanh\")` stands between.",
+            'Without an activation `up` and `down` are one matrix. `F.gelu(…, approximate="tanh")` stands between.',
         ),
     ),
     hints=(
@@ -539,7 +539,7 @@ CAUSAL_BLOCK = Exercise(
         "`query, key, value = self.query_key_value(self.attention_norm(x)).chunk(3, dim=-1)`, and each becomes "
         "`part.view(b, t, num_heads, -1).transpose(1, 2)`, (b, h, t, d_head).",
         "`F.scaled_dot_product_attention(query, key, value, is_causal=True)` scales, masks and weighs. Then "
-        "`.transpose(1, 2).reshape(b, t, d)`, `output`, and the sum; `down(F.gelu(up(norm(x)), approximate=\"tanh\"))`.",
+        '`.transpose(1, 2).reshape(b, t, d)`, `output`, and the sum; `down(F.gelu(up(norm(x)), approximate="tanh"))`.',
     ),
 )
 
@@ -552,9 +552,7 @@ def sample_cases(rng: np.random.Generator) -> Iterator[Case]:
     yield _sample_case(rng, "a nucleus of 0.7", (4, 2), 6, top_p=0.7)
     yield _sample_case(rng, "a temperature, and nothing is cut off", (3, 4), 6, temperature=0.6)
     yield _sample_case(rng, "all defaults, after one token", (3, 1), 5, hidden=True)
-    yield _sample_case(
-        rng, "all three options", (8, 3), 10, temperature=1.6, top_k=6, top_p=0.6, hidden=True
-    )
+    yield _sample_case(rng, "all three options", (8, 3), 10, temperature=1.6, top_k=6, top_p=0.6, hidden=True)
     yield _sample_case(rng, "a hot nucleus", (8, 3), 8, temperature=2.0, top_p=0.5, hidden=True)
     yield _sample_case(rng, "a nucleus that one token fills", (2, 5), 6, top_p=0.02, hidden=True)
     yield _sample_case(rng, "more tokens than there are", (2, 2), 4, top_k=99, hidden=True)
@@ -885,7 +883,9 @@ LETTERS = "aeionrst ,é苹果😀"
 
 def compare_cases(rng: np.random.Generator) -> Iterator[Case]:
     """Perplexity agrees and misleads; text of many bytes; three models; one model."""
-    yield _compare_case(rng, "letters and pairs, and the pairs are better", {"letters": (1, 3.2), "pairs": (2, 2.0)})
+    yield _compare_case(
+        rng, "letters and pairs, and the pairs are better", {"letters": (1, 3.2), "pairs": (2, 2.0)}
+    )
     yield _compare_case(
         rng, "letters and pairs, and the letters are better", {"letters": (1, 1.9), "pairs": (2, 2.5)}
     )
@@ -1084,7 +1084,7 @@ COMPARE = Exercise(
         "One number does it all: the sum of the losses of a model over all tokens of the text, in nats. Perplexity divides "
         "it by the tokens, and bits per byte by the bytes.",
         "`ids = model.encode(text)`, `logits = model(torch.tensor([[model.begin_id, *ids[:-1]]]))[0]`, and "
-        "`F.cross_entropy(logits, torch.tensor(ids), reduction=\"sum\").item()`.",
+        '`F.cross_entropy(logits, torch.tensor(ids), reduction="sum").item()`.',
         "`math.exp(nats / len(ids))` and `nats / math.log(2) / len(text.encode())`. `min(bits, key=bits.get)` is the better "
         "model; compare it with the same of the perplexities.",
     ),

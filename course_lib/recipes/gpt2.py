@@ -4,8 +4,8 @@
     torchrun --standalone --nproc_per_node=8 -m course_lib.recipes.gpt2 train tokens --checkpoint run.pt
 
 `prepare` cuts texts into tokens and writes `train.bin` and `validation.bin`, 16 bits a token. `train` reads
-them; without `torchrun` it uses one device. The batch is the same on any number of GPUs, half a million tokens,
-and so are the losses. A run that is stopped goes on where its checkpoint was written. The plan is that of
+them; without `torchrun` it uses one device. The batch is the same on any number of GPUs, half a million
+tokens, and so are the losses. A run that is stopped goes on where its checkpoint was written. The plan is that of
 GPT-3's smallest model (Brown et al. 2020, table 2.1), which has this shape: 19,073 steps read ten billion
 tokens. `--size tiny --steps 20 --device cpu` tries it all out in a minute.
 """
@@ -81,12 +81,16 @@ def prepare(paths: Iterable[Path], tokenizer: Tokenizer, into: Path, held_out: f
             ids[cut:].tofile(kept)
 
 
-def train_gpt2(folder: Path, config: GPTConfig = CONFIG, plan: TrainConfig = PLAN, batch: int = BATCH) -> tuple[GPT, History]:
+def train_gpt2(
+    folder: Path, config: GPTConfig = CONFIG, plan: TrainConfig = PLAN, batch: int = BATCH
+) -> tuple[GPT, History]:
     """A model of the texts that were prepared in a folder."""
     kept = torch.from_numpy(np.fromfile(folder / "validation.bin", dtype=np.uint16).astype(np.int64))
 
     def evaluate(model: GPT) -> dict[str, float]:
-        return {"validation loss": text_loss(model, kept[: 200 * config.context + 1], config.context, batch=8)}
+        return {
+            "validation loss": text_loss(model, kept[: 200 * config.context + 1], config.context, batch=8)
+        }
 
     set_seed(plan.seed)
     model = GPT(config)
@@ -108,7 +112,7 @@ def main() -> None:
     training.add_argument("--steps", type=int, default=PLAN.steps)
     training.add_argument("--device", default="auto")
     training.add_argument("--checkpoint", type=Path)
-    training.add_argument("--save", type=Path, help="a folder for the trained model, as transformers reads it")
+    training.add_argument("--save", type=Path, help="a folder for the model, as transformers reads it")
     given = parser.parse_args()
     if given.command == "prepare":
         prepare(given.texts, load_tokenizer(given.tokenizer), given.into)

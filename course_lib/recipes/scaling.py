@@ -3,7 +3,7 @@
     python -m course_lib.recipes.scaling
 
 trains them, some ten minutes on one core, and writes `data/13_scaling.json`. Every model reads each of its
-tokens once. The least possible loss is known, so that the law needs no guess of it: what is fitted is the gap,
+tokens once. The least possible loss is known, and need not be fitted with the rest: the law is one of the gap,
 
     gap(N, D) = A / N^alpha + B / D^beta        N parameters without embeddings, D tokens read
 """
@@ -24,7 +24,7 @@ from course_lib.data import story_world
 from course_lib.data.translation.vocabulary import Vocabulary
 from course_lib.device import set_seed
 from course_lib.models.gpt import GPT
-from course_lib.recipes.gpt import CONFIG, PLAN, Storyteller, StoryRows, measure
+from course_lib.recipes.gpt import CONFIG, PLAN, StoryRows, Storyteller, measure
 from course_lib.training import train
 from course_lib.training.language_model import next_token_loss
 from course_lib.viz.building import is_building
@@ -85,7 +85,7 @@ def train_all(
     vocabulary = Vocabulary.of(told)
     rows = StoryRows((vocabulary.encode(words) for words in told), CONTEXT, ROWS)
     if len(rows.ids) < most:
-        raise ValueError(f"{len(told)} stories make {len(rows.ids)} rows, fewer than the {most} that are read")
+        raise ValueError(f"{len(told)} stories make {len(rows.ids)} rows; {most} are to be read")
     found = []
     for width in tqdm(widths, disable=is_building()):
         config = replace(
