@@ -5,9 +5,9 @@
 
 `prepare` cuts texts into tokens and writes `train.bin` and `validation.bin`, 16 bits a token. `train` reads
 them; without `torchrun` it uses one device. The batch is the same on any number of GPUs, half a million
-tokens, and so are the losses. A run that is stopped goes on where its checkpoint was written. The plan is that of
-GPT-3's smallest model (Brown et al. 2020, table 2.1), which has this shape: 19,073 steps read ten billion
-tokens. `--size tiny --steps 20 --device cpu` tries it all out in a minute.
+tokens, and so are the losses. A run that is stopped goes on where its checkpoint was written. The plan is
+that of GPT-3's smallest model (Brown et al. 2020, table 2.1), which has this shape: 19,073 steps read ten
+billion tokens. `--size tiny --steps 20 --device cpu` tries it all out in a minute.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python -m course_lib.recipes.scaling
 
 trains them, some ten minutes on one core, and writes `data/13_scaling.json`. Every model reads each of its
-tokens once. The least possible loss is known, and need not be fitted with the rest: the law is one of the gap,
+tokens once. The least possible loss is known, and need not be fitted with the rest: the law is of the gap,
 
     gap(N, D) = A / N^alpha + B / D^beta        N parameters without embeddings, D tokens read
 """
