@@ -600,7 +600,8 @@ def _sample(
             probabilities = probabilities.masked_fill(before >= top_p, 0.0)
             probabilities = probabilities / probabilities.sum(dim=-1, keepdim=True)
         passed = (probabilities.cumsum(dim=-1) <= draws[:, step, None]).sum(dim=-1, keepdim=True)
-        new = tokens.gather(-1, passed.clamp(max=tokens.shape[-1] - 1))
+        last = (probabilities > 0).sum(dim=-1, keepdim=True) - 1
+        new = tokens.gather(-1, passed.minimum(last))
         ids = torch.cat([ids, new], dim=1)
     return ids
 
@@ -663,8 +664,10 @@ def _sample_by_masks(
             keep[:, 1:] = ordered.cumsum(dim=-1)[:, :-1] < top_p
         ordered = ordered * keep
         reached = ordered.cumsum(dim=-1) / ordered.sum(dim=-1, keepdim=True)
-        first = (reached > draws[:, step : step + 1]).int().argmax(dim=-1, keepdim=True)
-        ids = torch.cat([ids, places.gather(1, first)], dim=1)
+        first = torch.searchsorted(reached, draws[:, step : step + 1].contiguous(), right=True)
+        ids = torch.cat(
+            [ids, places.gather(1, first.minimum((ordered > 0).sum(dim=-1, keepdim=True) - 1))], dim=1
+        )
         if step < count - 1:
             logits = model(ids[:, -1:], cache)[:, -1]
     return ids
@@ -1232,7 +1235,6 @@ CONTINUE = Exercise(
     probe=probes.continue_texts,
     reference=_by_counting,
     also_right=(_by_dictionary, _by_training),
-    gpu=True,
     seconds=60.0,
     judged={
         "the tensor of log-probabilities": Score(
