@@ -11,23 +11,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..models.gpt import GPT, MODERN, GPTConfig
 from .exercise import Case, Exercise, Misconception, Score, Tolerance
 from .probes import gpt as probes
 
-# The library's own versions are no answers, nor parts of one.
+# The library's own versions are no answers, nor parts of one, to any exercise of the chapter.
 LIBRARY = (
     "course_lib.training.language_model.next_token_loss",
     "course_lib.training.language_model.text_loss",
     "course_lib.generation.generate",
     "course_lib.generation.keep_likeliest",
-)
-MODELS = (
     "course_lib.models.gpt.GPT",
     "course_lib.models.gpt.Block",
     "course_lib.models.gpt.CausalAttention",
     "course_lib.layers.block.TransformerBlock",
     "course_lib.layers.multi_head.MultiHeadAttention",
+)
+TORCH_LAYERS = (
     "torch.nn.MultiheadAttention",
     "torch.nn.TransformerEncoderLayer",
     "torch.nn.TransformerDecoderLayer",
@@ -409,7 +408,7 @@ CAUSAL_BLOCK = Exercise(
     reference=_CausalBlock,
     also_right=(_CausalBlockWrittenOut, _CausalBlockByEinsum),
     tolerance=Tolerance(absolute=5e-5, relative=2e-4),
-    forbidden=(*LIBRARY, *MODELS),
+    forbidden=(*LIBRARY, *TORCH_LAYERS),
     library="course_lib.models.gpt:Block",
     misconceptions=(
         Misconception(
@@ -1110,7 +1109,7 @@ def _continue_case(rng: np.random.Generator, name: str, hidden: bool = False) ->
     """What follows a word depends on the last title before it, so that pairs of tokens tell little."""
     after = np.stack([_one_cycle(rng) for _ in range(TITLES)])
     order = rng.permutation(TITLES + WORDS)  # ids tell nothing of which are titles
-    texts = order[_tell(rng, after, 2500, LENGTH)]
+    texts = order[_tell(rng, after, 2500, LENGTH + 1)]
     asked = order[_tell(rng, after, 3000, LENGTH + 1)]
     inputs = {"texts": texts, "beginnings": asked[:, :-1].copy(), "vocab_size": TITLES + WORDS}
     return Case(name, inputs, hidden, withheld={"tokens that follow": asked[:, -1].copy()})
@@ -1138,25 +1137,22 @@ def _tell(rng: np.random.Generator, after: np.ndarray, count: int, length: int) 
     return np.stack(text, axis=1)
 
 
-def _parts_of_last_title(texts: Tensor) -> tuple[Tensor, Tensor]:
-    """Which tokens are titles, (v,), and the last title at or before each position, (n, t)."""
-    # A text begins with a title, and with nothing else.
+def _last_titles(texts: Tensor) -> Tensor:
+    """The last title at or before each position, (n, t). Texts begin with a title, and with nothing else."""
     is_title = torch.zeros(TITLES + WORDS, dtype=torch.bool, device=texts.device)
     is_title[texts[:, 0].unique()] = True
     places = torch.arange(texts.shape[1], device=texts.device)
-    last = torch.where(is_title[texts], places, 0).cummax(dim=1).values
-    return is_title, texts.gather(1, last)
+    return texts.gather(1, torch.where(is_title[texts], places, 0).cummax(dim=1).values)
 
 
 def _by_counting(texts: Tensor, beginnings: Tensor, vocab_size: int) -> Tensor:
     """What followed the same word after the same title: the rule of the world, known in advance."""
-    _, titles = _parts_of_last_title(texts)
+    titles = _last_titles(texts)
     together = titles[:, :-1] * vocab_size + texts[:, :-1]
     counts = torch.full((vocab_size**2, vocab_size), 0.05, device=texts.device)
     ones = torch.ones_like(together, dtype=counts.dtype)
     counts.index_put_((together, texts[:, 1:]), ones, accumulate=True)
-    _, asked = _parts_of_last_title(torch.cat([beginnings, texts[: len(beginnings)]]))
-    found = counts[asked[: len(beginnings), -1] * vocab_size + beginnings[:, -1]]
+    found = counts[_last_titles(beginnings)[:, -1] * vocab_size + beginnings[:, -1]]
     return (found / found.sum(dim=-1, keepdim=True)).log()
 
 
@@ -1177,31 +1173,47 @@ def _by_dictionary(texts: Tensor, beginnings: Tensor, vocab_size: int) -> Tensor
     return F.normalize(torch.tensor(rows, device=texts.device), p=1, dim=-1).log()
 
 
+class _SmallGPT(nn.Module):
+    """Tokens and positions, blocks, a norm and a head."""
+
+    def __init__(self, vocab_size: int, context: int, d_model: int, num_layers: int) -> None:
+        super().__init__()
+        self.tokens, self.positions = nn.Embedding(vocab_size, d_model), nn.Embedding(context, d_model)
+        self.blocks = nn.Sequential(*(_CausalBlock(d_model, num_heads=1) for _ in range(num_layers)))
+        self.norm, self.head = nn.LayerNorm(d_model), nn.Linear(d_model, vocab_size)
+        for embedding in (self.tokens, self.positions):
+            nn.init.normal_(embedding.weight, std=0.02)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        stream = self.tokens(ids) + self.positions.weight[: ids.shape[1]]
+        logits: Tensor = self.head(self.norm(self.blocks(stream)))
+        return logits
+
+
 def _trained(
     texts: Tensor, vocab_size: int, steps: int, shift: int = 1, d_model: int = 48, num_layers: int = 2
-) -> GPT:
-    config = GPTConfig(vocab_size, context=64, d_model=d_model, num_layers=num_layers, num_heads=1, **MODERN)
-    model = GPT(config).to(texts.device)
+) -> _SmallGPT:
+    model = _SmallGPT(vocab_size, texts.shape[1], d_model, num_layers).to(texts.device)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
     for step in range(steps):
         batch = texts[torch.randint(len(texts), (64,), device=texts.device)]
-        logits = model(batch[:, : batch.shape[1] - shift]).logits
+        logits = model(batch[:, : batch.shape[1] - shift])
         loss = F.cross_entropy(logits.flatten(0, 1), batch[:, shift:].flatten())
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.param_groups[0]["lr"] = 6e-3 * min(1.0, (step + 1) / 30, 1.5 * (1 - step / steps))
         optimizer.step()
-    return model.eval()
+    return model
 
 
 @torch.no_grad()
-def _asked(model: GPT, beginnings: Tensor) -> Tensor:
-    return model(beginnings).logits[:, -1]
+def _asked(model: _SmallGPT, beginnings: Tensor) -> Tensor:
+    return model(beginnings)[:, -1]
 
 
 def _by_training(texts: Tensor, beginnings: Tensor, vocab_size: int) -> Tensor:
-    return _asked(_trained(texts, vocab_size, steps=250), beginnings).log_softmax(dim=-1)
+    return _asked(_trained(texts, vocab_size, steps=300), beginnings).log_softmax(dim=-1)
 
 
 def _barely_trained(steps: int, shift: int = 1, normalised: bool = True) -> Callable[..., Tensor]:
@@ -1236,6 +1248,7 @@ CONTINUE = Exercise(
     reference=_by_counting,
     also_right=(_by_dictionary, _by_training),
     seconds=60.0,
+    forbidden=LIBRARY,
     judged={
         "the tensor of log-probabilities": Score(
             "negative log-likelihood", truth="tokens that follow", at_most=1.3
@@ -1278,10 +1291,10 @@ CONTINUE = Exercise(
     hints=(
         "This is the lesson's training on a smaller scale: rows of texts, the next token at every position, AdamW, a warm-up. "
         "Print the loss every 50 steps.",
-        "`GPT(GPTConfig(vocab_size, context=64, d_model=48, num_layers=2, num_heads=1, **MODERN))` with batches of 64 texts, a "
-        "learning rate of 6e-3 that rises for 30 steps and then falls to 0, and 250 to 400 steps will do.",
-        "At the end `model.eval()` and, under `torch.no_grad()`, `model(beginnings).logits[:, -1].log_softmax(dim=-1)`: the last "
-        "position of a beginning says what follows.",
+        "Token embeddings plus position embeddings, both drawn 0.02 wide, two of your `CausalBlock(48, 1)`, a LayerNorm, a "
+        "linear head; batches of 64 texts; a learning rate of 6e-3 that rises for 30 steps and then falls to 0; 300 steps.",
+        "At the end, under `torch.no_grad()`, `model(beginnings)[:, -1].log_softmax(dim=-1)`: the last position of a "
+        "beginning says what follows.",
     ),
 )
 

@@ -31,8 +31,8 @@ from course_lib.viz.building import is_building
 
 MEASURED = Path(__file__).parent / "data" / "13_scaling.json"
 WIDTHS = (16, 24, 40, 64, 96)
-STEPS = (60, 120, 240, 480)
-ROWS, CONTEXT, LAYERS, HEADS = 16, 96, 2, 2
+STEPS = (240, 480, 960, 1920)
+ROWS, CONTEXT, LAYERS, HEADS = 8, 96, 2, 2
 
 
 @dataclass(frozen=True)
