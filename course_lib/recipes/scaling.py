@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
 from course_lib.data import story_world
@@ -49,7 +50,7 @@ class Law:
         return self.a / np.asarray(parameters) ** self.alpha + self.b / np.asarray(tokens) ** self.beta
 
 
-def fit_law(parameters: Sequence[float], tokens: Sequence[float], gaps: Sequence[float]) -> Law:
+def fit_law(parameters: ArrayLike, tokens: ArrayLike, gaps: ArrayLike) -> Law:
     """The law with the least squared error of the gap's logarithm.
 
     For each pair of exponents on a grid the two factors follow from least squares of the relative error; the
