@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..exercise import Case
-from . import tensor
+from . import gradients, taken_apart, tensor
 
 
 def shifted_loss(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -17,12 +17,8 @@ def shifted_loss(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     logits = tensor(case["logits"], case.device, requires_grad=True)
     mask = [] if case["mask"] is None else [tensor(case["mask"], case.device)]
     loss = answer(logits, tensor(case["ids"], case.device), *mask)
-    if not isinstance(loss, torch.Tensor) or loss.dim() != 0:
-        return {"the loss": loss}
-    if loss.requires_grad:
-        loss.backward()
-    gradient = torch.zeros_like(logits) if logits.grad is None else logits.grad
-    return {"the loss": loss, "the gradient of the logits": gradient}
+    one = torch.ones((), device=case.device)
+    return {"the loss": loss} | gradients(loss, one, {"the logits": logits})
 
 
 def causal_block(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -48,12 +44,7 @@ def causal_block(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     output, direction = module(hidden_states), tensor(case["direction"], case.device)
     if output is None:
         return {"what you returned": None}
-    if not isinstance(output, torch.Tensor) or output.shape != direction.shape:
-        return values | {"the output": output}
-    if output.requires_grad:
-        (output * direction).sum().backward()
-    gradient = torch.zeros_like(hidden_states) if hidden_states.grad is None else hidden_states.grad
-    return values | {"the output": output, "the gradient of the input": gradient}
+    return values | {"the output": output} | gradients(output, direction, {"the input": hidden_states})
 
 
 @dataclass
@@ -131,13 +122,7 @@ def compare_models(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     models = {name: TableModel(*given) for name, given in case["models"].items()}
     returned = answer(case["text"], models)
     parts = ("the dict of perplexities", "the dict of bits", "the better model", "the last entry")
-    if returned is None:
-        return {"what you returned": None}
-    if not isinstance(returned, tuple):
-        return {"what you return": f"one {type(returned).__name__}"}
-    if len(returned) != len(parts):
-        return {"what you return": f"a tuple of {len(returned)}"}
-    return {"what you return": f"a tuple of {len(parts)}"} | dict(zip(parts, returned, strict=True))
+    return taken_apart(returned, *parts)
 
 
 def continue_texts(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
