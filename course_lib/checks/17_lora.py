@@ -87,7 +87,7 @@ class _LoRAByEinsum(nn.Module):
         for parameter in base.parameters():
             parameter.requires_grad = False
         self.frozen = base
-        like = {"device": base.weight.device, "dtype": base.weight.dtype}
+        like: dict[str, Any] = {"device": base.weight.device, "dtype": base.weight.dtype}
         self.A = nn.Parameter(torch.randn(rank, base.in_features, **like) / rank)
         self.B = nn.Parameter(torch.zeros(base.out_features, rank, **like))
         self.share = alpha / rank
@@ -598,7 +598,8 @@ def _dequantize_by_index(packed: Tensor, absmax: Tensor, code: Tensor, block: in
 
 
 def _dequantize_by_loops(packed: Tensor, absmax: Tensor, code: Tensor, block: int) -> Tensor:
-    book, values = code.tolist(), []
+    book = code.tolist()
+    values: list[float] = []
     for byte in packed.tolist():
         for half in divmod(byte, 16):
             values.append(book[half] * absmax[len(values) // block].item())
@@ -861,7 +862,7 @@ def _adapting(
 
     def train_adapter(base: nn.Sequential, inputs: Tensor, labels: Tensor, rank: int, alpha: float) -> Pairs:
         base.requires_grad_(not frozen)
-        linears = [base[0], base[2]]
+        linears: list[Any] = [base[0], base[2]]
         pairs = []
         for linear in linears:
             a = (
