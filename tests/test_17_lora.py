@@ -86,7 +86,7 @@ def test_budgets_are_about_equal(measured: dict[str, Any]) -> None:
 
 
 def test_a_part_of_the_recipe_again(measured: dict[str, Any]) -> None:
-    way = recipe.Way(1, 2.0, steps=25)
+    way = recipe.Way(8, 16.0, steps=30)
     teller = recipe.adapted("sea", way)
     count = 40
     assert recipe.gap(teller, "sea", count) < recipe.gap(recipe.base(), "sea", count) - 0.05
@@ -114,7 +114,8 @@ def agree(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
         if isinstance(value, Tensor):
-            torch.testing.assert_close(ours[name], value, atol=1e-5, rtol=1e-5)
+            tolerance = 2e-3 if value.dtype == torch.float16 else 1e-5
+            torch.testing.assert_close(ours[name], value, atol=1e-5, rtol=tolerance)
         else:
             assert ours[name] == value, name
 
