@@ -402,6 +402,11 @@ MERGE = Exercise(
             "at the end.",
         ),
         Misconception(
+            "without adapters the weight itself is returned",
+            lambda weight, adapters: _merge(weight, adapters) if adapters else weight,
+            "What is returned shares no memory with `weight`, also where nothing is added: copy it.",
+        ),
+        Misconception(
             "the weight is written into",
             _merge_into_the_weight,
             "`weight` was changed. Return a new tensor: whoever merges wants to be able to go back.",

@@ -57,13 +57,26 @@ def linear(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
 
 
 def merge(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
-    """The merged weight."""
+    """The merged weight, and whether its memory is its own."""
+    import torch
+
     weight = tensor(case["weight"], dtype=case["dtype"])
     adapters = [
         (tensor(adapter["A"]), tensor(adapter["B"]), adapter["alpha"]) for adapter in case["adapters"]
     ]
     merged = answer(weight, adapters)
-    return {"what you returned": None} if merged is None else {"the merged weight": merged}
+    if merged is None:
+        return {"what you returned": None}
+    shared = isinstance(merged, torch.Tensor) and _memory(merged) == _memory(weight)
+    return {
+        "the merged weight": merged,
+        "the memory of the merged weight": "that of the weight" if shared else "its own",
+    }
+
+
+def _memory(values: Any) -> int:
+    """Where a tensor's storage begins."""
+    return int(values.untyped_storage().data_ptr())
 
 
 def quantize(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
