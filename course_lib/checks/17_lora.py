@@ -817,8 +817,8 @@ RANK = Exercise(
 
 def adapter_cases(rng: np.random.Generator) -> Iterator[Case]:
     """Bases whose task has changed by weights of low rank, which is what an adapter can learn."""
-    yield _adapter_case(rng, "a new task", (6, 24, 3), 4, 1.0)
-    yield _adapter_case(rng, "a wider network", (7, 32, 4), 3, 0.75, hidden=True)
+    yield _adapter_case(rng, "a new task", (6, 24, 3), 4, 0.2)
+    yield _adapter_case(rng, "a wider network", (7, 32, 4), 3, 0.15, hidden=True)
 
 
 def _adapter_case(
