@@ -840,10 +840,12 @@ def _adapter_case(
     # Rank 2 each, and as large as the weights themselves: the base alone is wrong more often than right.
     new_first = first + draw(d_hidden, 2, size=1.2) @ draw(2, d_in, size=d_in**-0.5)
     new_second = second + draw(classes, 2, size=1.2) @ draw(2, d_hidden, size=d_hidden**-0.5)
-    inputs = draw(4_000, d_in)
+    inputs = draw(8_000, d_in)
     scores = np.maximum(inputs @ new_first.T + biases[0], 0) @ new_second.T + biases[1]
     scores -= scores.mean(axis=0)  # every class occurs
-    labels = scores.argmax(axis=1)
+    second_best, best = np.sort(scores, axis=1)[:, -2:].T
+    clear = np.sort(np.argsort(second_best - best)[:4_000])  # the half in which little hangs on a trifle
+    inputs, labels = inputs[clear], scores[clear].argmax(axis=1)
     given: dict[str, Any] = {"first weight": first, "second weight": second}
     given |= {"first bias": biases[0], "second bias": biases[1], "rank": rank, "alpha": alpha}
     given |= {"train inputs": inputs[:3_000], "train labels": labels[:3_000], "test inputs": inputs[3_000:]}
