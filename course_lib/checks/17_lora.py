@@ -921,7 +921,7 @@ TRAIN = Exercise(
     forbidden=LIBRARY,
     gpu=True,
     seconds=30.0,
-    judged={"the predictions": Score("accuracy", truth="labels", at_least=0.8)},
+    judged={"the predictions": Score("accuracy", truth="labels", at_least=0.85)},
     misconceptions=(
         Misconception(
             "nothing is trained",
