@@ -16,7 +16,22 @@ from .exercise import Case, Exercise, Misconception, Score, Tolerance
 from .probes import lora as probes
 
 # The library's own versions are no answers, nor parts of one.
-LIBRARY = ("course_lib.peft.lora", "course_lib.peft.quantize", "course_lib.peft.adapter_files")
+LIBRARY = (
+    "course_lib.peft.lora.Adapter",
+    "course_lib.peft.lora.LoRALinear",
+    "course_lib.peft.lora.add_adapter",
+    "course_lib.peft.lora.merge",
+    "course_lib.peft.quantize.quantize",
+    "course_lib.peft.quantize.dequantize",
+    "course_lib.peft.quantize.encode_blocks",
+    "course_lib.peft.quantize.decode_blocks",
+    "course_lib.peft.quantize.quantize_absmax",
+    "course_lib.peft.quantize.dequantize_absmax",
+    "course_lib.peft.quantize.quantization_error",
+    "course_lib.peft.quantize.NF4Linear",
+    "course_lib.peft.quantize.quantize_linears",
+    "course_lib.peft.quantize.dequantize_linears",
+)
 
 # --- lora/linear -------------------------------------------------------------------------------
 
