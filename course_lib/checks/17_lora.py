@@ -861,6 +861,9 @@ def _adapter_case(
     second_best, best = np.sort(scores, axis=1)[:, -2:].T
     clear = np.sort(np.argsort(second_best - best)[:4_000])  # the half in which little hangs on a trifle
     inputs, labels = inputs[clear], scores[clear].argmax(axis=1)
+    alone = (np.maximum(inputs @ first.T + biases[0], 0) @ second.T + biases[1]).argmax(axis=1)
+    if (alone == labels).mean() > 0.6:  # the tasks are too much alike: draw again
+        return _adapter_case(rng, name, widths, rank, alpha, hidden=hidden)
     given: dict[str, Any] = {"first weight": first, "second weight": second}
     given |= {"first bias": biases[0], "second bias": biases[1], "rank": rank, "alpha": alpha}
     given |= {"train inputs": inputs[:3_000], "train labels": labels[:3_000], "test inputs": inputs[3_000:]}
