@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..exercise import Case
-from . import tensor
+from . import taken_apart, tensor
 
 
 def linear(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -82,11 +82,10 @@ def _memory(values: Any) -> int:
 def quantize(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     """The bytes and the blocks' absmax."""
     returned = answer(tensor(case["values"]), tensor(case["code"]), case["block"])
-    if returned is None:
-        return {"what you returned": None}
-    if not isinstance(returned, tuple) or len(returned) != 2:
-        return {"what you return": f"one {type(returned).__name__}"}
-    return {"what you return": "a tuple of 2", "the table of absmax": returned[1], "the bytes": returned[0]}
+    values = taken_apart(returned, "the bytes", "the table of absmax")
+    if "the bytes" in values:
+        values["the bytes"] = values.pop("the bytes")  # a wrong scale makes wrong bytes: it is told first
+    return values
 
 
 def dequantize(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -99,12 +98,7 @@ def dequantize(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
 def rank_profile(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     """The shares, the rank and the verdict."""
     returned = answer(tensor(case["before"]), tensor(case["after"]), case["share"])
-    if returned is None:
-        return {"what you returned": None}
-    if not isinstance(returned, tuple) or len(returned) != 3:
-        return {"what you return": f"one {type(returned).__name__}"}
-    parts = ("the table of kept shares", "the rank", "the verdict")
-    return {"what you return": "a tuple of 3"} | dict(zip(parts, returned, strict=True))
+    return taken_apart(returned, "the table of kept shares", "the rank", "the verdict")
 
 
 def train_adapter(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
