@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -362,13 +363,13 @@ def _pairs_from_a_stream(
     def stream() -> Iterator[Triple]:
         for document in documents:
             strangers = [other for other in documents if other is not document]
-            for first, follower in zip(document, document[1:], strict=False):
+            for first, follower in pairwise(document):
                 label = 1 if rng.random() >= 0.5 else 0
                 second = (follower, rng.choice(rng.choice(strangers)) if label else follower)[label]
                 a, b = len(first), len(second)
                 while a + b > max_length - 3:
                     a, b = (a - 1, b) if a > b else (a, b - 1)
-                ids = [begin_id] + first[:a] + [sep_id] + second[:b] + [sep_id]
+                ids = [begin_id, *first[:a], sep_id, *second[:b], sep_id]
                 yield ids, [int(place > a + 1) for place in range(len(ids))], label
 
     return list(stream())
@@ -1136,10 +1137,8 @@ def _wrong_probe(
         baseline = float((test_labels == torch.bincount(labels).argmax()).double().mean())
         if baseline_of == "chance":
             baseline = 1 / (int(train_labels.max()) + 1)
-        elif baseline_of == "train share":
-            baseline = float(torch.bincount(train_labels).max() / len(train_labels))
-        elif baseline_of == "first class":
-            baseline = float((test_labels == 0).double().mean() * 0 + accuracies[0])
+        elif baseline_of == "lowest layer":
+            baseline = accuracies[0]
         return accuracies, baseline, verdict(accuracies, baseline)
 
     return probe
@@ -1215,7 +1214,7 @@ PROBE = Exercise(
         ),
         Misconception(
             "the baseline is the lowest layer",
-            _wrong_probe(baseline_of="first class"),
+            _wrong_probe(baseline_of="lowest layer"),
             "The baseline reads no states at all: it is the accuracy of always saying the commonest class.",
         ),
         Misconception(

@@ -54,7 +54,7 @@ def mask_tokens(
 
 
 class SentencePairIds(NamedTuple):
-    """`[CLS] a [SEP] b [SEP]`; its segments, 0 up to the first separator; label 0 where b follows a, else 1."""
+    """`[CLS] a [SEP] b [SEP]`; segments, 0 up to the first separator; label 0 where b follows a, else 1."""
 
     ids: list[int]
     segments: list[int]

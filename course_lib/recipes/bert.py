@@ -4,12 +4,12 @@
     python -m course_lib.recipes.bert kinds | objectives | curve | floor | search
 
 `reader` trains the model that ships and writes `data/11_bert.safetensors`. The other parts measure, and write
-into the JSON beside it: "kinds", what becomes of a model whose chosen tokens are all hidden, or never kept, or
-never replaced; "objectives", masks drawn once against masks drawn anew, with and without next sentences;
+into the JSON beside it: "kinds", what becomes of a model whose chosen tokens are all hidden, or never kept,
+or never replaced; "objectives", masks drawn once against masks drawn anew, with and without next sentences;
 "curve", how well a few labels are learnt by the trained model and by one that begins at random; "floor", the
-trained model's loss on single blanks against the least possible, which the story world knows exactly; "search",
-what all-MiniLM-L6-v2 (the extra `minilm`) finds in Python's reference. A run of `reader` that is interrupted goes
-on where it was.
+trained model's loss on single blanks against the least possible, which the story world knows exactly;
+"search", what all-MiniLM-L6-v2 (the extra `minilm`) finds in Python's reference. A run of `reader` that is
+interrupted goes on where it was.
 
 Axes: b rows in a batch, t tokens in a row, d features.
 """
@@ -77,7 +77,7 @@ Stories = Sequence[Sequence[Sequence[int]]]  # stories of sentences of ids
 
 @dataclass(frozen=True)
 class Rows:
-    """A batch: inputs, segments and targets (b, t); labels (b,), 0 follows, 1 does not, `IGNORE` not asked."""
+    """inputs, segments and targets (b, t); labels (b,), 0 follows, 1 does not, `IGNORE` not asked."""
 
     inputs: Tensor
     segments: Tensor
@@ -184,7 +184,7 @@ class Reader:
 
     @torch.no_grad()
     def fill(self, words: Sequence[str], index: int, *, hide: bool = True) -> dict[str, float]:
-        """The probability of every word at a place of a story, the likeliest first; hide: the word that stands there."""
+        """The probability of every word at a place of a story, the likeliest first. hide: the word there."""
         ids = torch.tensor([[BEGIN, *self.vocabulary.encode(words), END]])
         if hide:
             ids[0, index + 1] = MASK
@@ -232,7 +232,7 @@ def train_reader(
 
 @torch.no_grad()
 def measure(reader: Reader, count: int = 1_000, split: str = "test") -> dict[str, float]:
-    """On unseen stories: "masked", nats a hidden word with 15 % hidden; "sentences", the share of right labels.
+    """On unseen stories: "masked", nats a hidden word; "sentences", the share of right labels of pairs.
 
     "seen": −log p of a word that stands there to be read. "replaced": −log p of the right word where a random
     one stands in its place. 15 % of the words each.

@@ -102,7 +102,7 @@ def probe_layers(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
 
 
 def fill_blanks(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
-    """The words that the answer puts into the blanks; PyTorch's random numbers begin the same at every call."""
+    """The words put into the blanks; PyTorch's random numbers begin the same at every call."""
     import torch
 
     sentences, questions = (tensor(case[name], case.device) for name in ("sentences", "questions"))

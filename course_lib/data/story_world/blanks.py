@@ -13,9 +13,9 @@ from course_lib.data.story_world.generate import FULL_WORLD
 def fill_in(
     words: Sequence[str], index: int, candidates: Iterable[str], config: WorldConfig = FULL_WORLD
 ) -> dict[str, float]:
-    """p(word at `index` | all other words of the story) of every candidate that can stand there, the likeliest first.
+    """p(word at `index` | all other words) of every candidate that can stand there, the likeliest first.
 
-    The story is one of the whole world. A candidate that makes it no story has probability 0, and is left out.
+    The story is one of the whole world. A candidate that makes it no story is left out.
     Raises ValueError where no candidate makes it one.
     """
     logs = {}
