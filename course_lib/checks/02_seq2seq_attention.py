@@ -106,6 +106,7 @@ TEACHER_FORCING = Exercise(
     probe=probes.teacher_forcing,
     reference=_shifted,
     also_right=(_shifted_by_loops, _shifted_from_whole_sentences),
+    forbidden=LIBRARY,
     misconceptions=(
         Misconception(
             "the inputs are not shifted",
@@ -1447,6 +1448,7 @@ JUDGE = Exercise(
     reference=_judge,
     also_right=(_judge_by_arrays, _wrong_judge(form=lambda found: dict(sorted(found.items())))),
     forbidden=(
+        *LIBRARY,
         "course_lib.models.alignment.alignment_error_rate",
         *(f"course_lib.recipes.seq2seq.{name}" for name in ("links_of", "quality")),
     ),

@@ -140,6 +140,7 @@ SHIFT = Exercise(
     probe=probes.shift,
     reference=_shift,
     also_right=(_shift_with_pad_sequence, _shift_by_filling),
+    forbidden=(*MODELS, *BLOCKS),
     misconceptions=(
         Misconception(
             "the targets are not shifted",
@@ -1528,6 +1529,7 @@ DECODING = Exercise(
     probe=probes.measure_decoding,
     reference=_measure,
     also_right=(_measure_into_a_table, _measure_by_lists),
+    forbidden=(*MODELS, *BLOCKS),
     misconceptions=(
         Misconception(
             "the cache is not used",

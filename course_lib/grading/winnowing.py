@@ -264,7 +264,8 @@ def normalised(source: str) -> list[list[tuple[str, int]]]:
     """(text, line) of the tokens that count: a list for the module, and one for each definition in it.
 
     Left out are imports, texts that are statements (docstrings), brackets that only group, and commas
-    before a closing bracket. The body of a definition inside another is no part of the outer one.
+    before a closing bracket or an equals sign. The body of a definition inside another is no part of the
+    outer one.
     """
     found = list(place(source))
     bound = bound_in(found)
@@ -302,7 +303,7 @@ def _rewritten(tokens: Sequence[Token], bound: Bound) -> Iterator[tuple[str, int
         elif text in _CLOSE:
             kept = not calls or calls.pop()
         elif text == ",":
-            kept = after not in _CLOSE
+            kept = after not in _CLOSE and after != "="
         elif token.kind == "string":
             text = BYTES if _is_bytes(text) else TEXT
             kept = text != last

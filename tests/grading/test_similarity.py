@@ -92,10 +92,16 @@ def own_names(tree: ast.AST) -> set[str]:
     return names
 
 
+def names_to_change(tree: ast.AST) -> list[str]:
+    """What a program binds and never asks an object for: methods are called as attributes, which stay."""
+    attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    return sorted(name for name in own_names(tree) - attributes if not name.startswith("__"))
+
+
 def rename(source: str, draw: random.Random) -> str:
     """The program under new names, and as `ast.unparse` sets it: without comments, in another layout."""
     tree = ast.parse(source)
-    names = sorted(name for name in own_names(tree) if not name.startswith("__"))
+    names = names_to_change(tree)
     return ast.unparse(Renamed({name: f"{name[0]}_{draw.getrandbits(40)}" for name in names}).visit(tree))
 
 
@@ -195,7 +201,7 @@ def test_renaming_what_the_answer_binds_changes_no_fingerprint(
     grade_id, source = answer
     tree = ast.parse(source)
     taken = set(re.findall(r"\w+", source)) | set(keyword.kwlist) | {"match", "case", "type"}
-    own = sorted(name for name in own_names(tree) if not name.startswith("__"))
+    own = names_to_change(tree)
     fresh = identifiers.filter(lambda name: name not in taken and not name.startswith("__"))
     new = data.draw(st.lists(fresh, min_size=len(own), max_size=len(own), unique=True))
     renamed = ast.unparse(Renamed(dict(zip(own, new, strict=True))).visit(tree))
