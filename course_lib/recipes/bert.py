@@ -205,21 +205,20 @@ class Reader:
         return found
 
 
-def read_stories(count: int, seed: int = 0, split: str = "train") -> list[story_world.Story]:
-    """So many stories of a split."""
+def read_stories(count: int, seed: int = 0, split: str | None = "train") -> list[story_world.Story]:
+    """So many stories of a split, or of the whole world."""
     return list(story_world.stories(seed=seed, split=split, count=count))
 
 
 def train_reader(
-    count: int,
+    told: Sequence[story_world.Story],
     config: BertConfig = CONFIG,
     plan: TrainConfig = PLAN,
     objective: Objective | None = None,
     *,
     progress: bool = True,
 ) -> tuple[Reader, History]:
-    """A model of so many stories of the training split. config: its vocabulary's size is filled in."""
-    told = read_stories(count)
+    """A model of these stories. config: its vocabulary's size is filled in."""
     vocabulary = Vocabulary.of([story.words for story in told])
     config = replace(config, vocab_size=len(vocabulary))
     set_seed(plan.seed)
@@ -231,13 +230,13 @@ def train_reader(
 
 
 @torch.no_grad()
-def measure(reader: Reader, count: int = 1_000, split: str = "test") -> dict[str, float]:
-    """On unseen stories: "masked", nats a hidden word; "sentences", the share of right labels of pairs.
+def measure(reader: Reader, unseen: Sequence[story_world.Story]) -> dict[str, float]:
+    """On hundreds of stories: "masked", nats a hidden word; "sentences", the share of pairs told rightly.
 
     "seen": −log p of a word that stands there to be read. "replaced": −log p of the right word where a random
     one stands in its place. 15 % of the words each.
     """
-    stories = [reader.encode(story) for story in read_stories(count, 1, split)]
+    stories = [reader.encode(story) for story in unseen]
     found: dict[str, float] = {}
     size = len(reader.vocabulary)
     for name, shares in (
@@ -246,11 +245,12 @@ def measure(reader: Reader, count: int = 1_000, split: str = "test") -> dict[str
         ("seen", (0.0, 0.0, 1.0)),
     ):
         batches = StoryMasks(stories, size, Objective(shares, pairs=0.0), rows=100, seed=9)
-        parts = [pretraining_loss(reader.model.eval(), batches.batch(step)) for step in range(count // 100)]
+        steps = range(len(stories) // 100)
+        parts = [pretraining_loss(reader.model.eval(), batches.batch(step)) for step in steps]
         found[name] = sum(float(part.total) for part in parts) / sum(int(part.count) for part in parts)
     batches = StoryMasks(stories, size, Objective(pairs=1.0, masked=0.0), rows=100, seed=9)
     right = total = 0
-    for step in range(count // 100):
+    for step in range(len(stories) // 100):
         rows = batches.batch(step)
         pooled = reader.model(rows.inputs, rows.segments, rows.inputs != PAD).pooler_output
         asked = rows.labels != IGNORE
@@ -262,27 +262,21 @@ def measure(reader: Reader, count: int = 1_000, split: str = "test") -> dict[str
 def measure_floor(reader: Reader, count: int = 100) -> dict[str, float]:
     """One blank in each of so many stories of the whole world: "loss", "exact" (the least possible), "gap".
 
-    Nats a word, with "accuracy" and "best" the share of words that the model and the exact law find.
+    Nats a word, expected under the exact law of each blank, so that "gap" is a divergence; "error" is its
+    standard error. "accuracy" and "best": the share of words that the model's and the law's best guess find.
     """
     random = np.random.default_rng(0)
-    losses, exact, hits, best = [], [], [], []
+    rows = []
     for story in story_world.stories(seed=2, split=None, count=count):
         index = int(random.integers(len(story.words)))
-        ours = reader.fill(story.words, index)
-        law = fill_in(story.words, index, reader.vocabulary.words)
-        losses.append(-math.log(ours[story.words[index]]))
-        exact.append(-math.log(law[story.words[index]]))
-        hits.append(next(iter(ours)) == story.words[index])
-        best.append(next(iter(law)) == story.words[index])
-    found = {
-        "loss": np.mean(losses),
-        "exact": np.mean(exact),
-        "accuracy": np.mean(hits),
-        "best": np.mean(best),
-    }
-    return {name: float(value) for name, value in found.items()} | {
-        "gap": float(np.mean(losses) - np.mean(exact))
-    }
+        ours, law = reader.fill(story.words, index), fill_in(story.words, index)
+        loss = -sum(p * math.log(ours[word]) for word, p in law.items())
+        exact = -sum(p * math.log(p) for p in law.values())
+        guess = next(iter(ours))
+        rows.append((loss, exact, loss - exact, law.get(guess, 0.0), max(law.values())))
+    means = np.mean(rows, axis=0).tolist()
+    error = float(np.std([row[2] for row in rows], ddof=1) / math.sqrt(count))
+    return dict(zip(("loss", "exact", "gap", "accuracy", "best"), means, strict=True)) | {"error": error}
 
 
 # --- fine-tuning ----------------------------------------------------------------------------------------
@@ -395,16 +389,17 @@ OBJECTIVES = {
 }
 
 
-def compare(objectives: dict[str, Objective], count: int, steps: int, runs: int = 2) -> dict[str, Any]:
-    """What `measure` finds of small models trained with each of these, the mean of some runs."""
-    found = {}
+def compare(objectives: dict[str, Objective], count: int, steps: int, runs: int = 3) -> dict[str, Any]:
+    """What `measure` finds of small models trained with each of these, run by run."""
+    told, unseen = read_stories(count), read_stories(1_000, 1, "test")
+    found: dict[str, Any] = {}
     for name, objective in objectives.items():
         each = []
         for run in range(runs):
             plan = replace(PLAN, steps=steps, seed=run)
-            reader, _ = train_reader(count, SMALL, plan, objective, progress=False)
-            each.append(measure(reader))
-        found[name] = {part: round(float(np.mean([one[part] for one in each])), 4) for part in each[0]}
+            reader, _ = train_reader(told, SMALL, plan, objective, progress=False)
+            each.append(measure(reader, unseen))
+        found[name] = {part: [round(one[part], 4) for one in each] for part in each[0]}
         print(name, found[name], flush=True)
     return found
 
@@ -520,11 +515,11 @@ def _note(part: str, found: Any) -> None:
 def _make_reader(stories: int, steps: int) -> Any:
     checkpoint = DATA / "11_bert.checkpoint"
     plan = replace(PLAN, steps=steps, checkpoint=checkpoint)
-    reader, history = train_reader(stories, plan=plan)
+    reader, history = train_reader(read_stories(stories), plan=plan)
     save_reader(reader)
     at, losses = history.smoothed()
     found = {"stories": stories, "steps": at, "losses": [round(loss, 4) for loss in losses]}
-    found["test"] = measure(load_reader())
+    found["test"] = measure(load_reader(), read_stories(1_000, 1, "test"))
     checkpoint.unlink(missing_ok=True)
     return found
 
