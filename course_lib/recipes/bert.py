@@ -259,7 +259,7 @@ def measure(reader: Reader, unseen: Sequence[story_world.Story]) -> dict[str, fl
     return found | {"sentences": right / total}
 
 
-def measure_floor(reader: Reader, count: int = 100) -> dict[str, float]:
+def measure_floor(reader: Reader, count: int = 500) -> dict[str, float]:
     """One blank in each of so many stories of the whole world: "loss", "exact" (the least possible), "gap".
 
     Nats a word, expected under the exact law of each blank, so that "gap" is a divergence; "error" is its
