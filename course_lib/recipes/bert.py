@@ -260,7 +260,7 @@ def measure(reader: Reader, unseen: Sequence[story_world.Story]) -> dict[str, fl
         ("replaced", (0.0, 1.0, 0.0)),
         ("seen", (0.0, 0.0, 1.0)),
     ):
-        batches = StoryMasks(stories, size, Objective(shares, pairs=0.0), rows=100, seed=9)
+        batches = StoryMasks(stories, size, Objective(shares, pairs=0.0, masked=0.15), rows=100, seed=9)
         steps = range(len(stories) // 100)
         parts = [pretraining_loss(reader.model.eval(), batches.batch(step)) for step in steps]
         found[name] = sum(float(part.total) for part in parts) / sum(int(part.count) for part in parts)
