@@ -311,7 +311,7 @@ class Labelled:
 class LabelledStories:
     """Batches of labelled stories, in an order that is drawn anew for every pass."""
 
-    def __init__(self, data: Labelled, rows: int = 16, seed: int = 0) -> None:
+    def __init__(self, data: Labelled, rows: int = 8, seed: int = 0) -> None:
         self.data, self.rows, self.seed = data, min(rows, len(data.labels)), seed
 
     def batch(self, step: int) -> Labelled:
@@ -382,7 +382,7 @@ def measure_curve(
                 bert = new_model(reader.model.config)
                 if name == "pretrained":
                     bert.load_state_dict(reader.model.state_dict())
-                steps = 100 if size < 100 else 300
+                steps = 100 if size < 100 else 250 if size < 1_000 else 400
                 model = fine_tune(bert, labelled(reader, pool[:size]), steps=steps, seed=run)
                 scores.append(round(accuracy(model, unseen), 4))
             found[name].append(scores)
@@ -550,8 +550,8 @@ def main() -> None:
     torch.set_num_threads(1)
     parts: dict[str, Callable[[], Any]] = {
         "reader": lambda: _make_reader(given.stories, given.steps),
-        "kinds": lambda: compare(KINDS, 8_000, 1_000),
-        "objectives": lambda: compare(OBJECTIVES, 1_500, 1_000),
+        "kinds": lambda: compare(KINDS, 7_200, 900),
+        "objectives": lambda: compare(OBJECTIVES, 1_000, 900),
         "curve": lambda: measure_curve(load_reader()),
         "floor": lambda: measure_floor(load_reader()),
         "search": _search,
