@@ -398,8 +398,8 @@ KINDS = {
     "none replaced": Objective((0.8, 0.0, 0.2)),
 }
 OBJECTIVES = {
-    "static masks, next sentences": Objective(pairs=1.0, dynamic=False),
-    "dynamic masks, next sentences": Objective(pairs=1.0),
+    "static masks, next sentences": Objective(dynamic=False),
+    "dynamic masks, next sentences": Objective(),
     "static masks, whole stories": Objective(pairs=0.0, dynamic=False),
     "dynamic masks, whole stories": Objective(pairs=0.0),
 }
