@@ -551,7 +551,7 @@ def main() -> None:
     parts: dict[str, Callable[[], Any]] = {
         "reader": lambda: _make_reader(given.stories, given.steps),
         "kinds": lambda: compare(KINDS, 7_200, 900),
-        "objectives": lambda: compare(OBJECTIVES, 1_000, 900),
+        "objectives": lambda: compare(OBJECTIVES, 500, 900),
         "curve": lambda: measure_curve(load_reader()),
         "floor": lambda: measure_floor(load_reader()),
         "search": _search,
