@@ -163,15 +163,15 @@ def whole(story: Sequence[Sequence[int]]) -> list[int]:
 
 
 def pretraining_loss(model: BERT, rows: Rows) -> Loss:
-    """−log p of every chosen token; and, as heavy as one in eight of them, of each pair's label."""
+    """The mean −log p of the chosen tokens and that of the pairs' labels, equally heavy, as in the paper."""
     found = model(rows.inputs, rows.segments, rows.inputs != PAD)
     chosen = rows.targets != IGNORE
     logits = model.token_logits(found.last_hidden_state[chosen])
-    total = F.cross_entropy(logits, rows.targets[chosen], reduction="sum")
+    total, count = F.cross_entropy(logits, rows.targets[chosen], reduction="sum"), chosen.sum()
     if bool((rows.labels != IGNORE).any()):
         sentence = model.sentence_logits(found.pooler_output)
-        total = total + F.cross_entropy(sentence, rows.labels, ignore_index=IGNORE, reduction="sum")
-    return Loss(total, chosen.sum())
+        total = total + count * F.cross_entropy(sentence, rows.labels, ignore_index=IGNORE)
+    return Loss(total, count)
 
 
 def new_model(config: BertConfig) -> BERT:
