@@ -633,7 +633,8 @@ class _InputEmbeddingByProducts(_InputEmbedding):
         places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         tables = (self.tokens, ids), (self.segments, segments), (self.positions, places)
         parts = [F.one_hot(rows, len(table.weight)).float() @ table.weight for table, rows in tables]
-        return F.layer_norm(sum(parts), parts[0].shape[-1:], self.norm.weight, self.norm.bias, 1e-12)
+        stream = torch.stack(parts).sum(dim=0)
+        return F.layer_norm(stream, parts[0].shape[-1:], self.norm.weight, self.norm.bias, 1e-12)
 
 
 def _wrong_embedding(
