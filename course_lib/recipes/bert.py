@@ -164,15 +164,15 @@ def whole(story: Sequence[Sequence[int]]) -> list[int]:
 
 
 def pretraining_loss(model: BERT, rows: Rows) -> Loss:
-    """The mean −log p of the chosen tokens and that of the pairs' labels, equally heavy, as in the paper."""
+    """−log p of every chosen token, and of each pair's label, which counts like one of them."""
     found = model(rows.inputs, rows.segments, rows.inputs != PAD)
     chosen = rows.targets != IGNORE
     logits = model.token_logits(found.last_hidden_state[chosen])
-    total, count = F.cross_entropy(logits, rows.targets[chosen], reduction="sum"), chosen.sum()
+    total = F.cross_entropy(logits, rows.targets[chosen], reduction="sum")
     if bool((rows.labels != IGNORE).any()):
         sentence = model.sentence_logits(found.pooler_output)
-        total = total + count * F.cross_entropy(sentence, rows.labels, ignore_index=IGNORE)
-    return Loss(total, count)
+        total = total + F.cross_entropy(sentence, rows.labels, ignore_index=IGNORE, reduction="sum")
+    return Loss(total, chosen.sum())
 
 
 def new_model(config: BertConfig) -> BERT:
@@ -537,8 +537,7 @@ def _note(part: str, found: Any) -> None:
 def _make_reader(stories: int, steps: int) -> Any:
     checkpoint = DATA / "11_bert.checkpoint"
     plan = replace(PLAN, steps=steps, checkpoint=checkpoint)
-    # Without pairs: see "objectives".
-    reader, history = train_reader(read_stories(stories), plan=plan, objective=Objective(pairs=0.0))
+    reader, history = train_reader(read_stories(stories), plan=plan)
     save_reader(reader)
     at, losses = history.smoothed()
     found = {"stories": stories, "steps": at, "losses": [round(loss, 4) for loss in losses]}
