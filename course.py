@@ -32,7 +32,7 @@ MINIMUM_PYTHON = (3, 11)
 ROOT = Path(__file__).resolve().parent
 TEST_EXTRAS = ("test", "oracles")
 # Options that every `course.py test` passes to pytest before the user's own.
-PYTEST_OPTIONS = ()  # type: tuple[str, ...]
+PYTEST_OPTIONS = ("-n", "auto", "--dist", "loadgroup")
 STAMP_NAME = "course-stamp.json"
 LOCK_NAME = "course.lock"
 LOG_NAME = "course-install.log"

@@ -1,10 +1,15 @@
-"""For every test: one thread a process, and one Playwright, because a process can hold no two."""
+"""For every test: one thread a process, one Playwright, and what may run beside what.
+
+`course.py test` runs the suite in several processes. Tests that start and kill processes, count what they
+leave, or open ports and browsers stay together in one of them, one after the other; the rest is spread.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +22,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+# What works on the whole machine, below this folder.
+ALONE = ("authoring", "browser", "cli", "grading", "training", "test_environment.py", "test_front_door.py")
+MOST_PROCESSES = 4
 # Without these Chromium itself looks up hosts outside; what is left is what our pages ask for.
 QUIET = [
     "--headless=new",
@@ -30,8 +38,18 @@ QUIET = [
 ]
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One process for each core that this one may use, up to four: each holds torch."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_PROCESSES)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Without a browser its tests skip on a person's machine, and fail in CI, which installs one."""
+    """Keep together what cannot be spread; where there is no browser its tests skip, but fail in CI."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(here).parts[0] in ALONE:
+            item.add_marker(pytest.mark.xdist_group("machine"))
     if CHROMIUM is None and not os.environ.get("CI"):
         for item in items:
             if item.get_closest_marker("browser"):

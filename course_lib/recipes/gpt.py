@@ -72,11 +72,12 @@ class Storyteller:
 
     def tell(self, count: int, beginning: Sequence[str] = (), *, seed: int = 0, **options: Any) -> list[str]:
         """Written texts of `count` stories that begin with the given words; options as in `generate`."""
-        start = torch.tensor([[END, *self.vocabulary.encode(beginning)]]).expand(count, -1)
+        device = next(self.model.parameters()).device
+        start = torch.tensor([[END, *self.vocabulary.encode(beginning)]], device=device).expand(count, -1)
         room = self.model.config.context - start.shape[1]
         chosen: dict[str, Any] = {
             "temperature": 1.0,
-            "generator": torch.Generator().manual_seed(seed),
+            "generator": torch.Generator(device).manual_seed(seed),
         } | options
         rows = generate(self.model, start, room, **chosen)[:, 1:].tolist()
         return [story_world.join_words(self.vocabulary.decode(row)) for row in rows]

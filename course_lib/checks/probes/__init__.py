@@ -45,3 +45,46 @@ def tensor(data: Any, device: str = "cpu", dtype: str | None = None, requires_gr
     given = made.to(device).clone().requires_grad_(requires_grad)
     _made.append((given, given._version, given.detach().clone()))
     return given
+
+
+def taken_apart(
+    returned: Any, *told: str, names: tuple[str, ...] = (), subject: str = "what you return"
+) -> dict[str, Any]:
+    """What came back, taken apart where it is a tuple with one entry for each of `told`.
+
+    told: what a sentence calls each entry. names: what the statement calls them, where it names them.
+    subject: what a sentence calls the whole; its value is the form in words, the same for all right answers.
+    """
+    if returned is None:
+        return {"what you returned": None}
+    whole = isinstance(returned, tuple) and len(returned) == len(told)
+    form = {subject: f"a tuple ({', '.join(names)})" if whole and names else in_words(returned)}
+    return form | dict(zip(told, returned, strict=True)) if whole else form
+
+
+def in_words(returned: Any) -> str:
+    """The form of what came back, without its numbers."""
+    import torch
+
+    if isinstance(returned, torch.Tensor):
+        return "one torch.Tensor"
+    if isinstance(returned, (tuple, list)):
+        return f"a {type(returned).__name__} of {len(returned)}"
+    return f"one {type(returned).__name__}"
+
+
+def gradients(output: Any, direction: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs' gradients of a weighted sum of the output; zeros where none arrives.
+
+    Empty where the output is no tensor of the right shape: then the output itself is the finding.
+    """
+    import torch
+
+    if not isinstance(output, torch.Tensor) or output.shape != direction.shape:
+        return {}
+    if output.requires_grad:
+        (output * direction).sum().backward()
+    return {
+        f"the gradient of {name}": torch.zeros_like(given) if given.grad is None else given.grad
+        for name, given in inputs.items()
+    }

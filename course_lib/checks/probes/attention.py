@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..exercise import Case
-from . import tensor
+from . import gradients, in_words, taken_apart, tensor
 
 
 def causal_mask(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -19,48 +19,12 @@ def sdpa(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     inputs = [_input(case, name) for name in ("query", "key", "value")]
     # Without a mask the answer is called without one: the statement gives it a default.
     returned = answer(*inputs, *([] if case["mask"] is None else [tensor(case["mask"], case.device)]))
-    if returned is None:
-        return {"what you returned": None}
-    form = {"what you return": _form(returned, "output", "weights")}
-    if not isinstance(returned, tuple) or len(returned) != 2:
-        return form
-    values = form | {"the output": returned[0], "the table of weights": returned[1]}
-    if case["gradient"]:
+    values = taken_apart(returned, "the output", "the table of weights", names=("output", "weights"))
+    if case["gradient"] and "the output" in values:
         direction = tensor(case["direction"], case.device, case["dtype"])
-        values |= _gradients(
-            returned[0], direction, dict(zip(("query", "key", "value"), inputs, strict=True))
-        )
+        given = dict(zip(("query", "key", "value"), inputs, strict=True))
+        values |= gradients(values["the output"], direction, given)
     return values
-
-
-def _form(returned: Any, *parts: str) -> str:
-    """What came back, in words: the same words for every answer that returns a tuple of these parts."""
-    import torch
-
-    if isinstance(returned, torch.Tensor):
-        return "one torch.Tensor"
-    if isinstance(returned, tuple) and len(returned) == len(parts):
-        return f"a tuple ({', '.join(parts)})"
-    if isinstance(returned, (tuple, list)):
-        return f"a {type(returned).__name__} of {len(returned)}"
-    return f"one {type(returned).__name__}"
-
-
-def _gradients(output: Any, direction: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-    """The inputs' gradients of a weighted sum of the output; zeros where none arrives.
-
-    Empty where the output is no tensor of the right shape: then the output itself is the finding.
-    """
-    import torch
-
-    if not isinstance(output, torch.Tensor) or output.shape != direction.shape:
-        return {}
-    if output.requires_grad:
-        (output * direction).sum().backward()
-    return {
-        f"the gradient of {name}": torch.zeros_like(given) if given.grad is None else given.grad
-        for name, given in inputs.items()
-    }
 
 
 def _input(case: Case, name: str) -> Any:
@@ -99,30 +63,17 @@ def _outcome(module: Any, case: Case) -> dict[str, Any]:
         inputs["context"] = tensor(case["context"], case.device, requires_grad=True)
     mask = {} if case["mask"] is None else {"mask": tensor(case["mask"], case.device)}
     returned = module(*inputs.values(), **mask)
-    if returned is None:
-        return {"what you returned": None}
-    form = {"what forward returns": _form(returned, "output", "weights")}
-    if not isinstance(returned, tuple) or len(returned) != 2:
-        return form
-    values = form | {"the output": returned[0], "the table of weights": returned[1]}
-    return values | _gradients(returned[0], tensor(case["direction"], case.device), inputs)
+    told = ("the output", "the table of weights")
+    values = taken_apart(returned, *told, names=("output", "weights"), subject="what forward returns")
+    return values | gradients(values.get(told[0]), tensor(case["direction"], case.device), inputs)
 
 
 def saturation(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     """The two lists of norms and the width that the answer names."""
     queries = [tensor(array, case.device, case["dtype"]) for array in case["queries"]]
     keys = [tensor(array, case.device, case["dtype"]) for array in case["keys"]]
-    returned = answer(queries, keys)
-    if returned is None:
-        return {"what you returned": None}
-    form = {"what you return": _form(returned, "scaled", "unscaled", "width")}
-    if not isinstance(returned, tuple) or len(returned) != 3:
-        return form
-    return form | {
-        "the mean norm with the scale": returned[0],
-        "the mean norm without the scale": returned[1],
-        "the width": returned[2],
-    }
+    told = ("the mean norm with the scale", "the mean norm without the scale", "the width")
+    return taken_apart(answer(queries, keys), *told, names=("scaled", "unscaled", "width"))
 
 
 def chunked(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -135,7 +86,7 @@ def chunked(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
         output = answer(*inputs, case["chunk"], causal=case["causal"])
     if output is None:
         return {"what you returned": None}
-    form = {"what you return": _form(output)}
+    form = {"what you return": in_words(output)}
     if not isinstance(output, torch.Tensor):
         return form
     largest = _against(case["largest"], memory.largest)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..exercise import Case
-from . import tensor
+from . import taken_apart, tensor
 
 
 def em_step(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -16,7 +16,7 @@ def em_step(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
         for source, target in zip(case["sources"], case["targets"], strict=True)
     ]
     returned = answer(pairs, tensor(case["table"], case.device))
-    return _parts(returned, "the expected counts", "the new table")
+    return taken_apart(returned, "the expected counts", "the new table")
 
 
 def next_word(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def lstm_cell(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     for inputs in case["inputs"]:
         weights = (given["weight_input"], given["weight_hidden"], given["bias"])
         returned = answer(tensor(inputs, case.device), hidden, cell, *weights, **options)
-        values = _parts(returned, "the hidden state", "the cell")
+        values = taken_apart(returned, "the hidden state", "the cell")
         if not all(isinstance(part, torch.Tensor) for part in _tensors(values, hidden)):
             return values
         hidden, cell = returned
@@ -100,15 +100,4 @@ def how_far_back(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
 
     options = {} if case["threshold"] is None else {"threshold": case["threshold"]}
     returned = answer(step, inputs, hidden, direction, **options)
-    return _parts(returned, "the table of influences", "the reach", "the half-life", "the verdict")
-
-
-def _parts(returned: Any, *parts: str) -> dict[str, Any]:
-    """What came back, taken apart where it is a tuple with one entry for each of these names."""
-    if returned is None:
-        return {"what you returned": None}
-    if not isinstance(returned, tuple):
-        return {"what you return": f"one {type(returned).__name__}"}
-    if len(returned) != len(parts):
-        return {"what you return": f"a tuple of {len(returned)}"}
-    return {"what you return": f"a tuple of {len(parts)}"} | dict(zip(parts, returned, strict=True))
+    return taken_apart(returned, "the table of influences", "the reach", "the half-life", "the verdict")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..exercise import Case
-from . import tensor
+from . import taken_apart, tensor
 
 
 def shift(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -15,7 +15,7 @@ def shift(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     sentences = [list(sentence) for sentence in case["sentences"]]
     returned = answer(sentences, case["begin_id"], case["end_id"], case["pad_id"])
     parts = ("the decoder's input", "the tensor of targets", "the number of targets")
-    return _parts(returned, *parts)
+    return taken_apart(returned, *parts)
 
 
 def count_parameters(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -23,18 +23,7 @@ def count_parameters(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     tied = {} if case["tied"] is None else {"tied": case["tied"]}
     sizes = (case[name] for name in ("vocab", "d_model", "num_heads", "d_ff", "num_layers"))
     parts = ("the count of the embeddings", "the count of the encoder", "the count of the decoder")
-    return _parts(answer(*sizes, **tied), *parts)
-
-
-def _parts(returned: Any, *parts: str) -> dict[str, Any]:
-    """What came back, taken apart where it is a tuple with one entry for each of these names."""
-    if returned is None:
-        return {"what you returned": None}
-    if not isinstance(returned, tuple):
-        return {"what you return": f"one {type(returned).__name__}"}
-    if len(returned) != len(parts):
-        return {"what you return": f"a tuple of {len(returned)}"}
-    return {"what you return": f"a tuple of {len(parts)}"} | dict(zip(parts, returned, strict=True))
+    return taken_apart(answer(*sizes, **tied), *parts)
 
 
 def encoder_layer(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -205,7 +194,7 @@ def measure_decoding(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     source_ids, source_mask = (tensor(case[name], case.device) for name in ("source_ids", "source_mask"))
     with torch.no_grad():
         returned = answer(model, source_ids, source_mask, case["max_new"], case["budget"])
-    found = _parts(returned, "the tensor of tokens", "the ratio", "the number of positions that fit")
+    found = taken_apart(returned, "the tensor of tokens", "the ratio", "the number of positions that fit")
     calls = {
         "the list of positions in each call of decode": model.positions,
         "the number of calls of encode": model.encoded,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..exercise import Case
-from . import tensor
+from . import gradients, taken_apart, tensor
 
 
 def through_heads(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -70,29 +70,21 @@ def cost(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     import torch
 
     sizes = dict(case.inputs) | {"dtype": getattr(torch, case["dtype"])}
-    returned = answer(**sizes)
-    if returned is None:
-        return {"what you returned": None}
-    form = {"what you return": _form(returned, "parameters", "cache_bytes")}
-    if not isinstance(returned, tuple) or len(returned) != 2:
-        return form
-    kinds = sorted({type(count).__name__ for count in returned})
-    form |= {"the type of the counts": " and ".join(kinds)}
-    return form | {"the number of parameters": returned[0], "the number of bytes in the cache": returned[1]}
+    told = ("the number of parameters", "the number of bytes in the cache")
+    values = taken_apart(answer(**sizes), *told, names=("parameters", "cache_bytes"))
+    if told[0] not in values:
+        return values
+    kinds = " and ".join(sorted({type(values[name]).__name__ for name in told}))
+    return {"what you return": values["what you return"], "the type of the counts": kinds} | values
 
 
 def rank_heads(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     """The loss, what each head is worth, the heads in order, and the pair that stands in for each other."""
     names = ("heads", "output_weight", "output_bias", "residual", "guess_weight", "labels")
     returned = answer(*(tensor(case[name], case.device) for name in names))
-    if returned is None:
-        return {"what you returned": None}
-    form = {"what you return": _form(returned, "loss", "increase", "order", "pair")}
-    if not isinstance(returned, tuple) or len(returned) != 4:
-        return form
-    loss, increase, order, pair = returned
-    values = form | {"the loss with all heads": loss, "the increase of each head": increase}
-    return values | {"the list of heads in order": order, "the list of the two heads of the pair": pair}
+    told = ("the loss with all heads", "the increase of each head", "the list of heads in order")
+    pair = "the list of the two heads of the pair"
+    return taken_apart(returned, *told, pair, names=("loss", "increase", "order", "pair"))
 
 
 def _refusal(act: Callable[[], Any], otherwise: str) -> str:
@@ -106,42 +98,8 @@ def _refusal(act: Callable[[], Any], otherwise: str) -> str:
 
 def _attended(returned: Any, name: str, case: Case, inputs: dict[str, Any]) -> dict[str, Any]:
     """An (output, weights) pair, taken apart, with the inputs' gradients where the case asks for them."""
-    if returned is None:
-        return {"what you returned": None}
-    form = {name: _form(returned, "output", "weights")}
-    if not isinstance(returned, tuple) or len(returned) != 2:
-        return form
-    values = form | {"the output": returned[0], "the table of weights": returned[1]}
+    told = ("the output", "the table of weights")
+    values = taken_apart(returned, *told, names=("output", "weights"), subject=name)
     if not case["gradient"]:
         return values
-    return values | _gradients(returned[0], tensor(case["direction"], case.device), inputs)
-
-
-def _form(returned: Any, *parts: str) -> str:
-    """What came back, in words: the same words for every answer that returns a tuple of these parts."""
-    import torch
-
-    if isinstance(returned, torch.Tensor):
-        return "one torch.Tensor"
-    if isinstance(returned, tuple) and len(returned) == len(parts):
-        return f"a tuple ({', '.join(parts)})"
-    if isinstance(returned, (tuple, list)):
-        return f"a {type(returned).__name__} of {len(returned)}"
-    return f"one {type(returned).__name__}"
-
-
-def _gradients(output: Any, direction: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-    """The inputs' gradients of a weighted sum of the output; zeros where none arrives.
-
-    Empty where the output is no tensor of the right shape: then the output itself is the finding.
-    """
-    import torch
-
-    if not isinstance(output, torch.Tensor) or output.shape != direction.shape:
-        return {}
-    if output.requires_grad:
-        (output * direction).sum().backward()
-    return {
-        f"the gradient of {name}": torch.zeros_like(given) if given.grad is None else given.grad
-        for name, given in inputs.items()
-    }
+    return values | gradients(values.get(told[0]), tensor(case["direction"], case.device), inputs)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..exercise import Case
-from . import tensor
+from . import gradients, taken_apart, tensor
 
 
 def layer_norm(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -27,25 +27,8 @@ def _normalised(answer: Callable[..., Any], case: Case, names: tuple[str, ...]) 
         return {"what you returned": None}
     values = {"the output": output}
     if case["gradient"]:
-        values |= _gradients(output, tensor(case["direction"], case.device, case["dtype"]), inputs)
+        values |= gradients(output, tensor(case["direction"], case.device, case["dtype"]), inputs)
     return values
-
-
-def _gradients(output: Any, direction: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-    """The inputs' gradients of a weighted sum of the output; zeros where none arrives.
-
-    Empty where the output is no tensor of the right shape: then the output itself is the finding.
-    """
-    import torch
-
-    if not isinstance(output, torch.Tensor) or output.shape != direction.shape:
-        return {}
-    if output.requires_grad:
-        (output * direction).sum().backward()
-    return {
-        f"the gradient of {name}": torch.zeros_like(given) if given.grad is None else given.grad
-        for name, given in inputs.items()
-    }
 
 
 def layer_norm_backward(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -57,18 +40,7 @@ def layer_norm_backward(answer: Callable[..., Any], case: Case) -> dict[str, Any
     with torch.no_grad():
         returned = answer(*inputs, *([] if case["eps"] is None else [case["eps"]]))
     parts = ("the gradient of hidden_states", "the gradient of weight", "the gradient of bias")
-    return _parts(returned, "what you return", *parts)
-
-
-def _parts(returned: Any, subject: str, *parts: str) -> dict[str, Any]:
-    """What came back, taken apart where it is a tuple with one entry for each of these names."""
-    if returned is None:
-        return {"what you returned": None}
-    if not isinstance(returned, tuple):
-        return {subject: f"one {type(returned).__name__}"}
-    if len(returned) != len(parts):
-        return {subject: f"a tuple of {len(returned)}"}
-    return {subject: f"a tuple of {len(parts)}"} | dict(zip(parts, returned, strict=True))
+    return taken_apart(returned, *parts)
 
 
 def stack(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -105,7 +77,7 @@ def _outcome(module: Any, case: Case) -> dict[str, Any]:
     if output is None:
         return {"what you returned": None}
     direction = tensor(case["direction"], case.device)
-    return {"the output": output} | _gradients(output, direction, {"hidden_states": hidden_states})
+    return {"the output": output} | gradients(output, direction, {"hidden_states": hidden_states})
 
 
 def _mixing(weight: Any, device: str) -> Any:
@@ -166,7 +138,7 @@ def swiglu(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     if output is None:
         return {"what you returned": None}
     direction = tensor(case["direction"], case.device)
-    return values | {"the output": output} | _gradients(output, direction, {"hidden_states": hidden_states})
+    return values | {"the output": output} | gradients(output, direction, {"hidden_states": hidden_states})
 
 
 def gradient_profile(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -186,4 +158,4 @@ def gradient_profile(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     inputs = [tensor(case[name], case.device) for name in ("hidden_states", "direction")]
     residual = {} if case["residual"] is None else {"residual": case["residual"]}
     returned = answer(layers, *inputs, case["depth"], **residual)
-    return _parts(returned, "what you return", "the table of norms", "the factor", "the verdict")
+    return taken_apart(returned, "the table of norms", "the factor", "the verdict")

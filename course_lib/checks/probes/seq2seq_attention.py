@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..exercise import Case
-from . import tensor
+from . import gradients, taken_apart, tensor
 
 
 def teacher_forcing(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -14,7 +14,9 @@ def teacher_forcing(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     import torch
 
     read, labels = "what the decoder reads", "what it is asked for"
-    values = _parts(answer(tensor(case["target_ids"], case.device)), ("inputs", "labels"), (read, labels))
+    values = taken_apart(
+        answer(tensor(case["target_ids"], case.device)), read, labels, names=("inputs", "labels")
+    )
     one, other = values.get(read), values.get(labels)
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) and one.shape == other.shape:
         values[read] = torch.where(other == 0, torch.zeros_like(one), one)
@@ -27,8 +29,8 @@ def additive(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     given = {name: tensor(case[name], case.device, requires_grad=True) for name in names}
     mask = tensor(case["mask"], case.device)
     returned = answer(given["query"], given["memory"], mask, given["w_query"], given["w_memory"], given["v"])
-    values = _parts(returned, ("context", "weights"), ("the context", "the table of weights"))
-    return values | _gradients(values.get("the context"), case, given)
+    values = taken_apart(returned, "the context", "the table of weights", names=("context", "weights"))
+    return values | gradients(values.get("the context"), tensor(case["direction"], case.device), given)
 
 
 def luong(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -59,8 +61,8 @@ def step(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
         *given.values(), tensor(case["mask"], case.device), cell.to(case.device), combine.to(case.device)
     )
     told = ("the attentional vector", "the hidden state", "the table of weights")
-    values = _parts(returned, ("attentional", "hidden", "weights"), told)
-    return values | _gradients(values.get(told[0]), case, given)
+    values = taken_apart(returned, *told, names=("attentional", "hidden", "weights"))
+    return values | gradients(values.get(told[0]), tensor(case["direction"], case.device), given)
 
 
 def all_steps(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -79,7 +81,7 @@ def all_steps(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     with counted:
         returned = call(given["hidden"])
     told = ("the attentional vectors", "the table of weights")
-    values = _parts(returned, ("attentional", "weights"), told)
+    values = taken_apart(returned, *told, names=("attentional", "weights"))
     if not isinstance(values.get(told[0]), torch.Tensor):
         return values
     of_two = _operations()
@@ -87,7 +89,9 @@ def all_steps(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
         call(given["hidden"][:, :2])
     same = counted.count <= of_two.count + 8  # taking two steps is an operation, and so on
     values["the number of operations"] = "does not grow with the steps" if same else "grows with the steps"
-    return values | (_gradients(values[told[0]], case, given) if needs else {})
+    if not needs:
+        return values
+    return values | gradients(values[told[0]], tensor(case["direction"], case.device), given)
 
 
 def judge(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -97,7 +101,7 @@ def judge(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     names = ("lengths", "references", "fixed", "attended")
     returned = answer(*(case[name] for name in names), weights, gold)
     told = ("the dict of qualities", "the length at which it breaks", "the alignment error rate")
-    return _parts(returned, ("quality", "breaks_at", "error_rate"), told)
+    return taken_apart(returned, *told, names=("quality", "breaks_at", "error_rate"))
 
 
 def _operations() -> Any:
@@ -112,43 +116,3 @@ def _operations() -> Any:
             return func(*args, **(kwargs or {}))
 
     return Operations()
-
-
-def _gradients(output: Any, case: Case, given: dict[str, Any]) -> dict[str, Any]:
-    """The gradients of a weighted sum of the output; zeros where none arrives.
-
-    Empty where the output is no tensor of the right shape: then the output itself is the finding.
-    """
-    import torch
-
-    direction = tensor(case["direction"], case.device)
-    if not isinstance(output, torch.Tensor) or output.shape != direction.shape:
-        return {}
-    if output.requires_grad:
-        (output * direction).sum().backward()
-    return {
-        f"the gradient of {name}": torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
-        for name, leaf in given.items()
-    }
-
-
-def _parts(returned: Any, names: tuple[str, ...], told: tuple[str, ...]) -> dict[str, Any]:
-    """The parts of a tuple under the names by which a sentence tells of them."""
-    if returned is None:
-        return {"what you returned": None}
-    form = {"what you return": _form(returned, names)}
-    if not isinstance(returned, tuple) or len(returned) != len(names):
-        return form
-    return form | dict(zip(told, returned, strict=True))
-
-
-def _form(returned: Any, names: tuple[str, ...]) -> str:
-    import torch
-
-    if isinstance(returned, torch.Tensor):
-        return "one torch.Tensor"
-    if isinstance(returned, tuple) and len(returned) == len(names):
-        return f"a tuple ({', '.join(names)})"
-    if isinstance(returned, (tuple, list)):
-        return f"a {type(returned).__name__} of {len(returned)}"
-    return f"one {type(returned).__name__}"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..exercise import Case
-from . import tensor
+from . import taken_apart, tensor
 
 
 def make_batch(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -14,18 +14,7 @@ def make_batch(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     pairs = [(list(source), list(target)) for source, target in case["pairs"]]
     special = case["special"]
     options = {} if special is None else dict(zip(("pad_id", "begin_id", "end_id"), special, strict=True))
-    return _parts(answer(pairs, **options), "the source ids", "the decoder's inputs", "the targets")
-
-
-def _parts(returned: Any, *parts: str) -> dict[str, Any]:
-    """What came back, taken apart where it is a tuple with one entry for each of these names."""
-    if returned is None:
-        return {"what you returned": None}
-    if not isinstance(returned, tuple):
-        return {"what you return": f"one {type(returned).__name__}"}
-    if len(returned) != len(parts):
-        return {"what you return": f"a tuple of {len(returned)}"}
-    return {"what you return": f"a tuple of {len(parts)}"} | dict(zip(parts, returned, strict=True))
+    return taken_apart(answer(pairs, **options), "the source ids", "the decoder's inputs", "the targets")
 
 
 def smoothed_cross_entropy(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -101,4 +90,4 @@ def bleu_report(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     """The score, the four precisions, the brevity penalty and the verdict."""
     texts = [[list(words) for words in case[name]] for name in ("hypotheses", "references")]
     names = ("the score", "the list of precisions", "the brevity penalty", "the verdict")
-    return _parts(answer(*texts), *names)
+    return taken_apart(answer(*texts), *names)
