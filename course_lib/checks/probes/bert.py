@@ -7,18 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..exercise import Case
-from . import tensor
-
-
-def _parts(returned: Any, *parts: str) -> dict[str, Any]:
-    """What came back, taken apart where it is a tuple with one entry for each of these names."""
-    if returned is None:
-        return {"what you returned": None}
-    if not isinstance(returned, tuple):
-        return {"what you return": f"one {type(returned).__name__}"}
-    if len(returned) != len(parts):
-        return {"what you return": f"a tuple of {len(returned)}"}
-    return {"what you return": f"a tuple of {len(parts)}"} | dict(zip(parts, returned, strict=True))
+from . import taken_apart, tensor
 
 
 def mask_tokens(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -26,7 +15,9 @@ def mask_tokens(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     names = ("ids", "special", "first", "second", "random_ids")
     given = [tensor(case[name], case.device) for name in names]
     share = {} if case["share"] is None else {"share": case["share"]}
-    return _parts(answer(*given, case["mask_id"], **share), "the tensor of inputs", "the tensor of targets")
+    return taken_apart(
+        answer(*given, case["mask_id"], **share), "the tensor of inputs", "the tensor of targets"
+    )
 
 
 def next_sentence_pairs(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -65,7 +56,7 @@ def pretraining_heads(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     if module is None:
         return values
     given = [tensor(case[name], case.device) for name in ("hidden_states", "token_embedding")]
-    found = _parts(module(*given), "the tensor of token logits", "the tensor of sentence logits")
+    found = taken_apart(module(*given), "the tensor of token logits", "the tensor of sentence logits")
     return values | found if len(found) > 1 else found
 
 
@@ -95,7 +86,7 @@ def probe_layers(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     names = ("train_states", "train_labels", "test_states", "test_labels")
     given = [tensor(case[name], case.device) for name in names]
     penalty = {} if case["penalty"] is None else {"penalty": case["penalty"]}
-    found = _parts(answer(*given, **penalty), "the list of accuracies", "the baseline", "the verdict")
+    found = taken_apart(answer(*given, **penalty), "the list of accuracies", "the baseline", "the verdict")
     if len(found) > 1 and found["the verdict"] is None:
         found["the verdict"] = "none of the layers"  # None is an answer here, and not a missing one
     return found
