@@ -124,6 +124,7 @@ CHAPTERS: tuple[Chapter, ...] = (
         "BERT",
         "masked language modelling and its descendants",
         builds=("course_lib.models.bert", "course_lib.data.masking"),
+        open=True,
     ),
     Chapter("12_using_bert", "Using BERT", "classification, entities, question answering, distillation"),
     Chapter(
