@@ -119,7 +119,13 @@ CHAPTERS: tuple[Chapter, ...] = (
         builds=("course_lib.training", "course_lib.generation", "course_lib.data.parallel"),
         open=True,
     ),
-    Chapter("11_bert", "BERT", "masked language modelling and its descendants"),
+    Chapter(
+        "11_bert",
+        "BERT",
+        "masked language modelling and its descendants",
+        builds=("course_lib.models.bert", "course_lib.data.masking"),
+        open=True,
+    ),
     Chapter("12_using_bert", "Using BERT", "classification, entities, question answering, distillation"),
     Chapter(
         "13_gpt",

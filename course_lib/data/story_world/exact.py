@@ -44,16 +44,16 @@ class _Differs(Exception):
 
 
 class _Matching(Words):
-    """A list that only takes the words it is expected to take."""
+    """A list that only takes the words it is expected to take; where None is expected, any word."""
 
-    def __init__(self, expected: Sequence[str], start: int) -> None:
+    def __init__(self, expected: Sequence[str | None], start: int) -> None:
         super().__init__()
         self.expected, self.start = expected, start
         self.announced = 0
 
     def append(self, word: str) -> None:
         position = self.start + len(self)
-        if position >= len(self.expected) or self.expected[position] != word:
+        if position >= len(self.expected) or self.expected[position] not in (word, None):
             raise _Differs
         super().append(word)
 
@@ -62,7 +62,7 @@ class _Matching(Words):
         for word, expected in zip(
             words, [*self.expected[position : position + len(words)], ""], strict=False
         ):
-            if word != expected:
+            if expected not in (word, None):
                 raise _Differs
             self.announced += 1
         self.announced = 0
@@ -138,9 +138,39 @@ def find_choices(config: WorldConfig, words: Sequence[str]) -> tuple[list[Told],
     return story, choices + ending.choices
 
 
+def words_for(config: WorldConfig, words: Sequence[str], index: int) -> set[str]:
+    """The words with which the sentence around `index` may come next; what follows it is not looked at.
+
+    Raises ValueError where there is none.
+    """
+    world, start = config.new_world(), 0
+    blank = [*words[:index], None, *words[index + 1 :]]
+    while True:
+        found = [told for told, _ in _sentences_at(config, world, blank, start)]
+        fitting = {told.words[index - start] for told in found if start + len(told.words) > index}
+        if fitting or not found:
+            break
+        commit(world, found[0])
+        start += len(found[0].words)
+    if not fitting:
+        raise ValueError(f"no word at place {index} makes a sentence that could come next")
+    return fitting
+
+
 def _sentence_at(
     config: WorldConfig, world: World, words: Sequence[str], start: int
 ) -> tuple[Told, list[Choice]]:
+    for found in _sentences_at(config, world, words, start):
+        return found
+    sentence = " ".join(
+        words[start : next((i for i in range(start, len(words)) if words[i] == "."), start) + 1]
+    )
+    raise ValueError(f"this sentence cannot come next in a story of this world: {sentence!r}")
+
+
+def _sentences_at(
+    config: WorldConfig, world: World, words: Sequence[str | None], start: int
+) -> Iterator[tuple[Told, list[Choice]]]:
     pending: list[list[int]] = [[]]
     actors = possible_actors(config, world)
     while pending:
@@ -150,12 +180,8 @@ def _sentence_at(
         except _Differs:
             told = None
         if told is not None:
-            return told, chooser.choices
+            yield told, chooser.choices
         pending.extend(chooser.branches)
-    sentence = " ".join(
-        words[start : next((i for i in range(start, len(words)) if words[i] == "."), start) + 1]
-    )
-    raise ValueError(f"this sentence cannot come next in a story of this world: {sentence!r}")
 
 
 def _float_probability(chooser: ReplayChooser) -> float:
