@@ -176,7 +176,7 @@ MASK = Exercise(
     probe=probes.mask_tokens,
     reference=_mask,
     also_right=(_mask_with_where, _mask_token_by_token),
-    forbidden=LIBRARY[:1],
+    forbidden=LIBRARY,
     library="course_lib.data.masking:mask_tokens",
     misconceptions=(
         Misconception(
@@ -450,7 +450,7 @@ PAIRS = Exercise(
     probe=probes.next_sentence_pairs,
     reference=_pairs,
     also_right=(_pairs_by_arithmetic, _pairs_from_a_stream),
-    forbidden=LIBRARY[1:3],
+    forbidden=LIBRARY,
     library="course_lib.data.masking:next_sentence_pairs",
     misconceptions=(
         Misconception(
@@ -690,7 +690,7 @@ EMBEDDING = Exercise(
     reference=_InputEmbedding,
     also_right=(_InputEmbeddingBySlice, _InputEmbeddingByProducts),
     tolerance=Tolerance(absolute=1e-4, relative=1e-4),
-    forbidden=LIBRARY[3:],
+    forbidden=LIBRARY,
     library="course_lib.models.bert:InputEmbedding",
     misconceptions=(
         Misconception(
@@ -890,7 +890,7 @@ HEADS = Exercise(
     reference=_Heads,
     also_right=(_HeadsByFormula, _HeadsWithEinsum),
     tolerance=Tolerance(absolute=5e-5, relative=5e-5),
-    forbidden=LIBRARY[3:],
+    forbidden=LIBRARY,
     library="course_lib.models.bert:MaskedTokenHead",
     misconceptions=(
         Misconception(
@@ -1173,6 +1173,7 @@ PROBE = Exercise(
     probe=probes.probe_layers,
     reference=_probe_layers,
     also_right=(_probe_layers_with_numpy, _probe_layers_in_one_solve),
+    forbidden=LIBRARY,
     misconceptions=(
         Misconception(
             "the probe is tested on what it was fitted to",
@@ -1365,6 +1366,7 @@ BLANKS = Exercise(
     probe=probes.fill_blanks,
     reference=_filling(),
     also_right=(_blanks_by_neighbours, _blanks_by_window),
+    forbidden=LIBRARY,
     gpu=True,
     seconds=40.0,
     judged={"the tensor of words": Score("accuracy", truth="words", at_least=0.9)},

@@ -23,6 +23,7 @@ from course_lib.checks.compare import INPUTS, RETURNED, compare
 from course_lib.checks.engine import run_answer
 from course_lib.checks.exercise import Case, Exercise, Misconception, Tolerance
 from course_lib.checks.registry import all_exercises, get
+from course_lib.checks.scores import with_truth
 from course_lib.checks.values import Array, Opaque, Raised
 from course_lib.grading import decide as module
 from course_lib.grading.decide import (
@@ -95,7 +96,8 @@ def stock_outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, 
     """For cases of every exercise, right and wrong: (which, what we say, what stock nbval says)."""
     names, pairs, ours = [], [], []
     for exercise_id, entry in all_exercises().items():
-        _, expected, answers = case_values(exercise_id)
+        cases, expected, answers = case_values(exercise_id)
+        expected = [with_truth(entry, case, want) for case, want in zip(cases, expected, strict=True)]
         for name, actual in answers.items():
             for want, got in list(zip(expected, actual, strict=False))[::3]:
                 names.append(f"{exercise_id}: {name}")
