@@ -88,3 +88,39 @@ def gradients(output: Any, direction: Any, inputs: dict[str, Any]) -> dict[str, 
         f"the gradient of {name}": torch.zeros_like(given) if given.grad is None else given.grad
         for name, given in inputs.items()
     }
+
+
+def loaded(made: Any, case: Any, *, by_parts: bool = False) -> tuple[Any, dict[str, Any]]:
+    """The answer's module with the case's weights, or None where they do not fit; and what was found.
+
+    It is on the case's device, in evaluation mode. by_parts: tell of the parts that have parameters first.
+    """
+    import torch
+
+    is_module = isinstance(made, torch.nn.Module)
+    values: dict[str, Any] = {"what the class makes": "a Module" if is_module else type(made).__name__}
+    if not is_module:
+        return None, values
+    state = {name: tensor(array) for name, array in case["state"].items()}
+    found = dict(made.named_parameters())
+    if by_parts:
+        values["the list of parts with parameters"] = sorted({name.split(".")[0] for name in found})
+    values["the list of parameters"] = sorted(found)
+    if sorted(found) != sorted(state):
+        return None, values
+    values |= {f"the shape of {name}": list(found[name].shape) for name in sorted(found)}
+    if any(found[name].shape != state[name].shape for name in state):
+        return None, values
+    made.load_state_dict(state, strict=False)  # a buffer of the answer's own is no parameter
+    return made.to(case.device).eval(), values
+
+
+@contextmanager
+def seeded(device: str) -> Iterator[None]:
+    """PyTorch's random numbers begin the same meanwhile, and go on afterwards as if there had been none."""
+    import torch
+
+    devices = [torch.cuda.current_device()] if device == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(0)
+        yield

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..exercise import Case
-from . import gradients, in_words, taken_apart, tensor
+from . import gradients, in_words, loaded, taken_apart, tensor
 
 
 def causal_mask(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -37,24 +37,11 @@ def _input(case: Case, name: str) -> Any:
 
 def cross(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     """The parameters' shapes; with the case's weights loaded, output, weights and the inputs' gradients."""
-    import torch
 
     sizes = {name: case[name] for name in ("d_model", "d_k", "d_v") if case[name] is not None}
-    module = answer(**sizes, bias=True) if case["bias"] else answer(**sizes)
-    is_module = isinstance(module, torch.nn.Module)
-    values: dict[str, Any] = {"what the class makes": "a Module" if is_module else type(module).__name__}
-    if not is_module:
-        return values
-    state = {name: tensor(array) for name, array in case["state"].items()}
-    found = dict(module.named_parameters())
-    values["the list of parameters"] = sorted(found)
-    if sorted(found) != sorted(state):
-        return values
-    values |= {f"the shape of {name}": list(found[name].shape) for name in sorted(found)}
-    if any(found[name].shape != state[name].shape for name in state):
-        return values
-    module.load_state_dict(state, strict=False)  # a buffer of the answer's own is no parameter
-    return values | _outcome(module.to(case.device), case)
+    made = answer(**sizes, bias=True) if case["bias"] else answer(**sizes)
+    module, values = loaded(made, case)
+    return values if module is None else values | _outcome(module, case)
 
 
 def _outcome(module: Any, case: Case) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..exercise import Case
-from . import taken_apart, tensor
+from . import loaded, seeded, taken_apart, tensor
 
 
 def mask_tokens(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def next_sentence_pairs(answer: Callable[..., Any], case: Case) -> dict[str, Any
 def input_embedding(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     """The module's parameters; with the case's weights, its output."""
     sizes = [case[name] for name in ("vocab_size", "d_model", "max_length")]
-    module, values = _loaded(lambda: answer(*sizes), case)
+    module, values = loaded(answer(*sizes), case)
     if module is None:
         return values
     segments = [] if case["segments"] is None else [tensor(case["segments"], case.device)]
@@ -52,33 +52,12 @@ def input_embedding(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
 
 def pretraining_heads(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     """The module's parameters; with the case's weights, the logits of both heads."""
-    module, values = _loaded(lambda: answer(case["d_model"], case["vocab_size"]), case)
+    module, values = loaded(answer(case["d_model"], case["vocab_size"]), case)
     if module is None:
         return values
     given = [tensor(case[name], case.device) for name in ("hidden_states", "token_embedding")]
     found = taken_apart(module(*given), "the tensor of token logits", "the tensor of sentence logits")
     return values | found if len(found) > 1 else found
-
-
-def _loaded(make: Callable[[], Any], case: Case) -> tuple[Any, dict[str, Any]]:
-    """The module with the case's weights, or None where they do not fit; and what was found on the way."""
-    import torch
-
-    module = make()
-    is_module = isinstance(module, torch.nn.Module)
-    values: dict[str, Any] = {"what the class makes": "a Module" if is_module else type(module).__name__}
-    if not is_module:
-        return None, values
-    state = {name: tensor(array) for name, array in case["state"].items()}
-    found = dict(module.named_parameters())
-    values["the list of parameters"] = sorted(found)
-    if sorted(found) != sorted(state):
-        return None, values
-    values |= {f"the shape of {name}": list(found[name].shape) for name in sorted(found)}
-    if any(found[name].shape != state[name].shape for name in state):
-        return None, values
-    module.load_state_dict(state, strict=False)  # a buffer of the answer's own is no parameter
-    return module.to(case.device).eval(), values
 
 
 def probe_layers(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -94,10 +73,7 @@ def probe_layers(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
 
 def fill_blanks(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     """The words put into the blanks; PyTorch's random numbers begin the same at every call."""
-    import torch
 
     sentences, questions = (tensor(case[name], case.device) for name in ("sentences", "questions"))
-    devices = [torch.cuda.current_device()] if case.device == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(0)
+    with seeded(case.device):
         return {"the tensor of words": answer(sentences, case["num_words"], questions)}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..exercise import Case
-from . import taken_apart, tensor
+from . import seeded, taken_apart, tensor
 
 
 def lookup(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -55,10 +55,7 @@ def senses(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
 
 def analogies(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     """The fourth words that are predicted; PyTorch's random numbers begin the same at every call."""
-    import torch
 
     sentences, questions = (tensor(case[name], case.device) for name in ("sentences", "questions"))
-    devices = [torch.cuda.current_device()] if case.device == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(0)
+    with seeded(case.device):
         return {"the list of fourth words": answer(sentences, case["num_words"], questions)}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..exercise import Case
-from . import taken_apart, tensor
+from . import gradients, loaded, taken_apart, tensor
 
 
 def shift(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def count_parameters(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
 
 def encoder_layer(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     """The module's parameters; with the case's weights, its output and the gradient of its input."""
-    module, values = _loaded(lambda: answer(case["d_model"], case["num_heads"], case["d_ff"]), case)
+    module, values = loaded(answer(case["d_model"], case["num_heads"], case["d_ff"]), case, by_parts=True)
     if module is None:
         return values
     inputs = {"hidden_states": tensor(case["hidden_states"], case.device, requires_grad=True)}
@@ -38,7 +38,7 @@ def encoder_layer(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
 
 def decoder_layer(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     """The module's parameters; with the case's weights, its output and the gradients of its inputs."""
-    module, values = _loaded(lambda: answer(case["d_model"], case["num_heads"], case["d_ff"]), case)
+    module, values = loaded(answer(case["d_model"], case["num_heads"], case["d_ff"]), case, by_parts=True)
     if module is None:
         return values
     inputs = {
@@ -58,7 +58,7 @@ def transformer(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
 
     sizes = [case[name] for name in ("vocab", "d_model", "num_heads", "d_ff", "num_layers")]
     pad = {} if case["pad_id"] is None else {"pad_id": case["pad_id"]}
-    module, values = _loaded(lambda: answer(*sizes, **pad), case)
+    module, values = loaded(answer(*sizes, **pad), case, by_parts=True)
     if module is None:
         return values
     source_ids, target_ids = (tensor(case[name], case.device) for name in ("source_ids", "target_ids"))
@@ -72,43 +72,13 @@ def transformer(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     return values | {"the tensor of logits": logits}
 
 
-def _loaded(make: Callable[[], Any], case: Case) -> tuple[Any, dict[str, Any]]:
-    """The module with the case's weights, or None where they do not fit; and what was found on the way."""
-    import torch
-
-    module = make()
-    is_module = isinstance(module, torch.nn.Module)
-    values: dict[str, Any] = {"what the class makes": "a Module" if is_module else type(module).__name__}
-    if not is_module:
-        return None, values
-    state = {name: tensor(array) for name, array in case["state"].items()}
-    found = dict(module.named_parameters())
-    values["the list of parts with parameters"] = sorted({name.split(".")[0] for name in found})
-    values["the list of parameters"] = sorted(found)
-    if sorted(found) != sorted(state):
-        return None, values
-    values |= {f"the shape of {name}": list(found[name].shape) for name in sorted(found)}
-    if any(found[name].shape != state[name].shape for name in state):
-        return None, values
-    module.load_state_dict(state, strict=False)  # a buffer of the answer's own is no parameter
-    return module.to(case.device).eval(), values
-
-
 def _outcome(output: Any, case: Case, inputs: dict[str, Any]) -> dict[str, Any]:
     """The output, and the inputs' gradients of a weighted sum of it; zeros where none arrives."""
-    import torch
 
     if output is None:
         return {"what you returned": None}
     direction = tensor(case["direction"], case.device)
-    if not isinstance(output, torch.Tensor) or output.shape != direction.shape:
-        return {"the output": output}
-    if output.requires_grad:
-        (output * direction).sum().backward()
-    return {"the output": output} | {
-        f"the gradient of {name}": torch.zeros_like(given) if given.grad is None else given.grad
-        for name, given in inputs.items()
-    }
+    return {"the output": output} | gradients(output, direction, inputs)
 
 
 # --- a small decoder that counts what it is asked for ---------------------------------------------------

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..exercise import Case
-from . import gradients, taken_apart, tensor
+from . import gradients, loaded, seeded, taken_apart, tensor
 
 
 def shifted_loss(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -23,23 +23,10 @@ def shifted_loss(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
 
 def causal_block(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     """The module's parameters; with the case's weights, its output and the gradient of its input."""
-    import torch
 
-    module = answer(case["d_model"], case["num_heads"])
-    is_module = isinstance(module, torch.nn.Module)
-    values: dict[str, Any] = {"what the class makes": "a Module" if is_module else type(module).__name__}
-    if not is_module:
+    module, values = loaded(answer(case["d_model"], case["num_heads"]), case)
+    if module is None:
         return values
-    state = {name: tensor(array) for name, array in case["state"].items()}
-    found = dict(module.named_parameters())
-    values["the list of parameters"] = sorted(found)
-    if sorted(found) != sorted(state):
-        return values
-    values |= {f"the shape of {name}": list(found[name].shape) for name in sorted(found)}
-    if any(found[name].shape != state[name].shape for name in state):
-        return values
-    module.load_state_dict(state, strict=False)  # a buffer of the answer's own is no parameter
-    module = module.to(case.device).eval()
     hidden_states = tensor(case["hidden_states"], case.device, requires_grad=True)
     output, direction = module(hidden_states), tensor(case["direction"], case.device)
     if output is None:
@@ -130,10 +117,7 @@ def continue_texts(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
 
     PyTorch's random numbers begin the same at every call, and go on afterwards as if there had been none.
     """
-    import torch
 
-    devices = [torch.cuda.current_device()] if case.device == "cuda" else []
     texts, beginnings = (tensor(case[name], case.device) for name in ("texts", "beginnings"))
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(0)
+    with seeded(case.device):
         return {"the tensor of log-probabilities": answer(texts, beginnings, case["vocab_size"])}

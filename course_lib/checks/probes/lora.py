@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..exercise import Case
-from . import taken_apart, tensor
+from . import seeded, taken_apart, tensor
 
 
 def linear(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -119,9 +119,7 @@ def train_adapter(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
 
     base, whole, rank = make_base(), make_base(), case["rank"]
     inputs, labels = tensor(case["train inputs"], case.device), tensor(case["train labels"], case.device)
-    devices = [torch.cuda.current_device()] if case.device == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(0)
+    with seeded(case.device):
         returned = answer(base, inputs, labels, rank, case["alpha"])
     if returned is None:
         return {"what you returned": None}

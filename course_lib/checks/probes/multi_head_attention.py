@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..exercise import Case
-from . import gradients, taken_apart, tensor
+from . import gradients, loaded, taken_apart, tensor
 
 
 def through_heads(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -23,26 +23,13 @@ def through_heads(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
 
 def layer(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
     """The parameters' shapes; with the case's weights loaded, output, weights and the inputs' gradients."""
-    import torch
 
     sizes = {name: case[name] for name in ("d_model", "num_heads")}
     if case["refused"]:
         return {"what the class does": _refusal(lambda: answer(**sizes), "makes a layer")}
-    module = answer(**sizes) if case["bias"] else answer(**sizes, bias=False)
-    is_module = isinstance(module, torch.nn.Module)
-    values: dict[str, Any] = {"what the class makes": "a Module" if is_module else type(module).__name__}
-    if not is_module:
-        return values
-    state = {name: tensor(array) for name, array in case["state"].items()}
-    found = dict(module.named_parameters())
-    values["the list of parameters"] = sorted(found)
-    if sorted(found) != sorted(state):
-        return values
-    values |= {f"the shape of {name}": list(found[name].shape) for name in sorted(found)}
-    if any(found[name].shape != state[name].shape for name in state):
-        return values
-    module.load_state_dict(state, strict=False)  # a buffer of the answer's own is no parameter
-    return values | _outcome(module.to(case.device), case)
+    made = answer(**sizes) if case["bias"] else answer(**sizes, bias=False)
+    module, values = loaded(made, case)
+    return values if module is None else values | _outcome(module, case)
 
 
 def _outcome(module: Any, case: Case) -> dict[str, Any]:

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..exercise import Case
-from . import tensor
+from . import seeded, tensor
 
 
 def fit_and_predict(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -25,7 +24,5 @@ def fit_and_predict(answer: Callable[..., Any], case: Case) -> dict[str, Any]:
         tensor(value, case.device) if isinstance(value, np.ndarray) else value
         for value in (case[name] for name in names)
     ]
-    devices = [torch.cuda.current_device()] if case.device == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(0)
+    with seeded(case.device):
         return {"the predictions": answer(*given)}
