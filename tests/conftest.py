@@ -23,8 +23,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM = next((path for name in BROWSERS if (path := shutil.which(name))), None)
 # What works on the whole machine, or as the type checker on one cache, below this folder.
-ALONE = ("authoring", "browser", "cli", "grading", "training")
-ALONE += ("test_environment.py", "test_front_door.py", "test_style.py")
+FOLDERS = ("authoring", "browser", "cli", "grading", "training")
+ALONE = (*FOLDERS, "test_environment.py", "test_front_door.py", "test_style.py")
 MOST_PROCESSES = 4
 # Without these Chromium itself looks up hosts outside; what is left is what our pages ask for.
 QUIET = [
